@@ -1,0 +1,19 @@
+"""CogVideo in JAX and Flax: a sentence in, a video out.
+
+    clips -> (text ids, frame ids) -> ClipLayout -> embed -> [spatial | temporal] x layers -> logits -> weighted loss
+    prompt -> text ids -> key frames -> interpolate 5 -> 9 -> 17 -> 33 -> VQ decode -> mp4
+
+Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_rooms.py` holds them):
+
+    tokens      text and video <-> ids                   (imports no other room)
+    data        videos on disk -> token batches          -> tokens
+    model       ids -> logits                            -> tokens.sequence, tokens.vocab
+    training    batches -> parameters                    -> tokens, data, model
+    sampling    prompt -> frame ids                      -> tokens, model
+    evaluation  videos -> figures                        -> tokens, data, text_to_video
+    convert     official names <-> our tree              -> tokens, model
+    runtime     devices and disks, no model              (imports no room)
+    text_to_video.py, cli.py                             -> what they run
+"""
+
+__version__ = "0.1.0"

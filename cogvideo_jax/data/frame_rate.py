@@ -1,0 +1,84 @@
+"""Multi-frame-rate training (section 3.1 of the paper): which frames of a video make one clip of 5 frames.
+
+Training clips of a fixed frame rate cut actions in half: "a lion is drinking water" cut to the half second in which
+it bends down teaches the wrong thing. So for every video and caption the LOWEST preset frame rate that still yields
+5 frames is taken, which spreads them over as much of the action as possible, and the rate is told to the model as a
+phrase in front of the caption: the seconds from the first to the last of five frames, "4.0秒" at 1 frame/s.
+
+Source frames are taken to stand at times i / source_fps.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from cogvideo_jax.notation import Int
+
+PRESET_RATES = (
+    0.25,
+    0.5,
+    1.0,
+    2.0,
+    4.0,
+    8.0,
+)  # frames/s; stage 1 uses the lower ones, stage 2 the last three
+INTERVALS = 4  # a clip of 5 frames spans 4 intervals
+ROUNDING = 1e-6
+
+
+def frames_at_rate(num_frames: int, source_fps: float, *, rate: float) -> int:
+    """Frames that a video of `num_frames` yields at `rate`; none if the rate is above the video's own."""
+    if num_frames < 1 or rate > source_fps * (1 + ROUNDING):
+        return 0
+    return int((num_frames - 1) * rate / source_fps + ROUNDING) + 1
+
+
+def lowest_rate(num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5) -> float:
+    """The paper's rule: the lowest of `rates` (frames/s) at which the video yields at least `frames` frames.
+
+    Raises:
+      ValueError: no rate gives enough frames.
+    """
+    return min(enough_rates(num_frames, source_fps, rates=rates, frames=frames))
+
+
+def enough_rates(
+    num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5
+) -> list[float]:
+    """Those of `rates` (frames/s) at which the video yields at least `frames` frames, in the given order.
+
+    Raises:
+      ValueError: no rate gives enough frames.
+    """
+    enough = [rate for rate in rates if frames_at_rate(num_frames, source_fps, rate=rate) >= frames]
+    if not enough:
+        raise ValueError(
+            f"a video of {num_frames} frames at {source_fps:g} frames/s does not yield {frames} frames"
+            f" at any of the rates {', '.join(f'{rate:g}' for rate in rates)}"
+        )
+    return enough
+
+
+def offsets_at_rate(source_fps: float, *, rate: float, frames: int = 5) -> Int[np.ndarray, "T"]:
+    """Indices of source frames, from 0, that show `frames` frames at `rate`."""
+    return np.rint(np.arange(frames) * (source_fps / rate)).astype(np.int64)
+
+
+def random_indices(
+    rng: np.random.Generator, num_frames: int, *, source_fps: float, rate: float, frames: int = 5
+) -> Int[np.ndarray, "T"]:
+    """Indices of `frames` source frames at `rate`, from a random start if the video is longer than needed."""
+    offsets = offsets_at_rate(source_fps, rate=rate, frames=frames)
+    latest = num_frames - 1 - int(offsets[-1])
+    if latest < 0:
+        raise ValueError(
+            f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s"
+        )
+    return rng.integers(latest + 1) + offsets
+
+
+def duration_phrase(fps: float) -> str:
+    """The frame rate as words of the text: seconds that five frames span, e.g. "4.0秒" at 1 frame/s."""
+    if not fps > 0:
+        raise ValueError(f"a frame rate must be positive, got {fps}")
+    return f"{INTERVALS / fps:.1f}秒"

@@ -1,0 +1,280 @@
+"""Short captioned actions drawn by code: one object on white does one thing for 33 frames at 8 frames/s.
+
+The project's stand-in for the 5.4 million captioned videos of the paper: each caption names a whole action,
+so that a clip cut short would contradict it, the reason for the paper's multi-frame-rate training. Four
+drawn shapes and three handwritten digits (real, from scikit-learn) in six colours do thirteen things.
+
+Motion is in whole pixels and starts on multiples of 4, so that at the key frames (0, 8, 16, 24, 32) the
+object stands on a grid of 4 pixels. x runs to the right, y runs down, positions are centres.
+"""
+
+import dataclasses
+import functools
+import hashlib
+
+import numpy as np
+
+from cogvideo_jax.notation import Float, Int, UInt8
+
+FRAMES = 33
+FPS = 8.0
+SIZE = 64
+SIDE = 16
+SPIN_CANVAS = 24  # holds a sprite of SIDE at any angle: 16 * sqrt(2) = 22.6
+GRID = 4
+INSTANCES = 4  # handwritten samples of each digit
+SUPERSAMPLING = 8
+
+# name -> (English, Chinese)
+OBJECTS = {
+    "ball": ("ball", "球"),
+    "square": ("square", "方块"),
+    "triangle": ("triangle", "三角形"),
+    "cross": ("cross", "十字"),
+    "three": ("digit three", "数字三"),
+    "four": ("digit four", "数字四"),
+    "seven": ("digit seven", "数字七"),
+}
+# Well-formed samples of scikit-learn's load_digits, chosen by eye: rows of its 1,797 images.
+DIGIT_ROWS = {"three": (3, 23, 45, 59), "four": (4, 24, 64, 68), "seven": (7, 27, 43, 174)}
+
+# name -> (RGB, Chinese)
+COLOURS = {
+    "red": ((220, 30, 30), "红色"),
+    "green": ((20, 150, 50), "绿色"),
+    "blue": ((40, 70, 220), "蓝色"),
+    "yellow": ((250, 180, 0), "黄色"),
+    "purple": ((150, 50, 180), "紫色"),
+    "black": ((20, 20, 20), "黑色"),
+}
+
+# name -> (English phrases, Chinese phrases); the first of each is the plain one
+ACTIONS = {
+    "moves right": (("moves to the right", "moves right"), ("向右移动", "往右走")),
+    "moves left": (("moves to the left", "moves left"), ("向左移动", "往左走")),
+    "moves up": (("moves up", "rises"), ("向上移动", "上升")),
+    "moves down": (("moves down", "sinks"), ("向下移动", "下降")),
+    "goes right and comes back": (
+        ("goes right and comes back", "goes right and back"),
+        ("向右去再回来", "往右走再回来"),
+    ),
+    "goes left and comes back": (
+        ("goes left and comes back", "goes left and back"),
+        ("向左去再回来", "往左走再回来"),
+    ),
+    "bounces right": (("bounces to the right", "bounces right"), ("向右弹跳", "往右弹跳")),
+    "bounces left": (("bounces to the left", "bounces left"), ("向左弹跳", "往左弹跳")),
+    "jumps": (("jumps up and down", "jumps"), ("上下跳动", "跳")),
+    "circles": (("moves in a circle", "circles"), ("转圈移动", "绕圈")),
+    "grows": (("grows", "gets bigger"), ("变大", "慢慢变大")),
+    "shrinks": (("shrinks", "gets smaller"), ("变小", "慢慢变小")),
+    "spins": (("spins", "turns around"), ("旋转", "自转")),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class MotionSpec:
+    """Everything that decides the pixels of one clip.
+
+    Attributes:
+      object: key of OBJECTS.
+      colour: key of COLOURS.
+      action: key of ACTIONS.
+      start: centre (x, y) in the first frame, multiples of 4 pixels.
+      instance: which handwritten sample of a digit; 0 for the drawn shapes.
+    """
+
+    object: str
+    colour: str
+    action: str
+    start: tuple[int, int]
+    instance: int
+
+
+# Which clips there are ----------------------------------------------------------------------------
+
+
+def combinations() -> list[tuple[str, str, str]]:
+    """All (object, colour, action); a ball cannot be seen to spin, so it never does."""
+    return [
+        (thing, colour, action)
+        for thing in OBJECTS
+        for colour in COLOURS
+        for action in ACTIONS
+        if (thing, action) != ("ball", "spins")
+    ]
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def held_out(object: str, colour: str, action: str) -> bool:
+    """Whether a combination is kept from training: one colour of every object and 15 % of all others."""
+    missing_colour = list(COLOURS)[_hash(f"colour of {object}") % len(COLOURS)]
+    return colour == missing_colour or _hash(f"{object}/{colour}/{action}") % 100 < 15
+
+
+def draw_spec(rng: np.random.Generator, combination: tuple[str, str, str]) -> MotionSpec:
+    """A clip of the combination with a random start, and a random handwriting if it is a digit."""
+    thing, colour, action = combination
+    if (
+        thing not in OBJECTS
+        or colour not in COLOURS
+        or action not in ACTIONS
+        or combination == ("ball", "spins")
+    ):
+        raise ValueError(f"no such combination of object, colour and action: {combination}")
+    xs, ys = start_choices(action)
+    start = (int(rng.choice(xs)), int(rng.choice(ys)))
+    instance = int(rng.integers(INSTANCES)) if thing in DIGIT_ROWS else 0
+    return MotionSpec(thing, colour, action, start, instance)
+
+
+def start_choices(action: str) -> tuple[Int[np.ndarray, "X"], Int[np.ndarray, "Y"]]:
+    """Starting x and y, multiples of 4, from which the object stays wholly inside the picture."""
+    half = _canvas_sides(action)[:, None] // 2
+    low = (half - _offsets(action)).max(0)
+    high = (SIZE - half - _offsets(action)).min(0)
+    return tuple(np.arange(-(-int(a) // GRID) * GRID, int(b) + 1, GRID) for a, b in zip(low, high))
+
+
+# How it moves -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _offsets(action: str) -> Int[np.ndarray, "33 2"]:
+    """Way from the start to the centre at each frame, whole pixels."""
+    t = np.arange(FRAMES)
+    still = np.zeros(FRAMES, int)
+    there_and_back = 16 - np.abs(t - 16)
+    hop = -np.rint(16 * (1 - ((t % 16 - 8) / 8) ** 2)).astype(int)  # ground at 0, 16, 32 and top at 8, 24
+    turn = 2 * np.pi * t / (FRAMES - 1)  # clockwise from the top, radius 12
+    circle = np.rint(12 * np.sin(turn)).astype(int), np.rint(12 - 12 * np.cos(turn)).astype(int)
+    ways = {
+        "moves right": (t, still),
+        "moves left": (-t, still),
+        "moves up": (still, -t),
+        "moves down": (still, t),
+        "goes right and comes back": (there_and_back, still),
+        "goes left and comes back": (-there_and_back, still),
+        "bounces right": (t, hop),
+        "bounces left": (-t, hop),
+        "jumps": (still, hop),
+        "circles": circle,
+    }
+    return np.stack(ways.get(action, (still, still)), -1)
+
+
+@functools.cache
+def _sides(action: str) -> Int[np.ndarray, "33"]:
+    """Side of the object: 8 to 24 by 2 every 4 frames when it grows."""
+    growing = 8 + 2 * (np.arange(FRAMES) // 4)
+    return {"grows": growing, "shrinks": growing[::-1]}.get(action, np.full(FRAMES, SIDE))
+
+
+def _canvas_sides(action: str) -> Int[np.ndarray, "33"]:
+    return np.full(FRAMES, SPIN_CANVAS) if action == "spins" else _sides(action)
+
+
+def path(spec: MotionSpec) -> Float[np.ndarray, "33 2"]:
+    """Centre (x, y) of the object in every frame, pixels."""
+    return (np.asarray(spec.start) + _offsets(spec.action)).astype(np.float64)
+
+
+def sides(spec: MotionSpec) -> Int[np.ndarray, "33"]:
+    """Side of the object's (upright) square in every frame, pixels."""
+    return _sides(spec.action).copy()
+
+
+def angles(spec: MotionSpec) -> Float[np.ndarray, "33"]:
+    """Clockwise turn in every frame, degrees: half a turn in 16 steps when it spins."""
+    return 11.25 * (np.arange(FRAMES) // 2) * (spec.action == "spins")
+
+
+# How it looks -------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _handwriting(name: str, instance: int) -> Float[np.ndarray, "8 8"]:
+    """One handwritten digit, ink from 0 to 1."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ImportError("the handwritten digits need scikit-learn: pip install scikit-learn") from error
+    return load_digits().images[DIGIT_ROWS[name][instance]] / 16.0
+
+
+def _ink(image: Float[np.ndarray, "8 8"], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Bilinear samples of an image that fills [-1, 1] x [-1, 1], with a clean, dark stroke."""
+    n = len(image)
+    padded = np.pad(image, 1)
+    x, y = (np.clip((c + 1) / 2 * n + 0.5, 0, n + 1 - 1e-9) for c in (u, v))
+    i, j = y.astype(int), x.astype(int)
+    dy, dx = y - i, x - j
+    top = padded[i, j] * (1 - dx) + padded[i, j + 1] * dx
+    bottom = padded[i + 1, j] * (1 - dx) + padded[i + 1, j + 1] * dx
+    return np.clip(((1 - dy) * top + dy * bottom - 0.3) / 0.4, 0, 1)
+
+
+def _coverage(thing: str, instance: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """How much of the object is at points (u, v) of its square [-1, 1] x [-1, 1], v down; 0 outside."""
+    if thing == "ball":
+        return (u * u + v * v <= 1).astype(float)
+    if thing == "square":
+        return (np.maximum(np.abs(u), np.abs(v)) <= 0.875).astype(float)
+    if thing == "triangle":
+        return ((v <= 0.875) & (np.abs(u) <= (v + 1) / 1.875)).astype(float)
+    if thing == "cross":
+        return ((np.minimum(np.abs(u), np.abs(v)) <= 0.3) & (np.maximum(np.abs(u), np.abs(v)) <= 1)).astype(
+            float
+        )
+    inside = np.maximum(np.abs(u), np.abs(v)) <= 1
+    return _ink(_handwriting(thing, instance), u, v) * inside
+
+
+@functools.cache
+def _alpha(
+    thing: str, instance: int, side: int, canvas: int, angle: float
+) -> Float[np.ndarray, "canvas canvas"]:
+    """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas."""
+    points = (np.arange(canvas * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - canvas / 2
+    x, y = np.meshgrid(points, points)
+    c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
+    u, v = (c * x + s * y) / (side / 2), (c * y - s * x) / (side / 2)
+    fine = _coverage(thing, instance, u, v)
+    return fine.reshape(canvas, SUPERSAMPLING, canvas, SUPERSAMPLING).mean((1, 3))
+
+
+@functools.cache
+def _sprite(thing: str, instance: int, colour: str, side: int, canvas: int, angle: float) -> np.ndarray:
+    """The sprite in its colour over white, uint8 [canvas, canvas, 3]."""
+    alpha = _alpha(thing, instance, side, canvas, angle)[..., None]
+    return np.rint(255 * (1 - alpha) + np.asarray(COLOURS[colour][0]) * alpha).astype(np.uint8)
+
+
+def render(spec: MotionSpec) -> UInt8[np.ndarray, "33 64 64 3"]:
+    """The pixels of a clip."""
+    frames = np.full((FRAMES, SIZE, SIZE, 3), 255, np.uint8)
+    corners = path(spec).astype(int) - _canvas_sides(spec.action)[:, None] // 2
+    looks = zip(sides(spec).tolist(), _canvas_sides(spec.action).tolist(), angles(spec).tolist())
+    for frame, (x, y), (side, canvas, angle) in zip(frames, corners.tolist(), looks):
+        sprite = _sprite(spec.object, spec.instance, spec.colour, side, canvas, angle)
+        frame[y : y + canvas, x : x + canvas] = sprite
+    return frames
+
+
+# What is said of it -------------------------------------------------------------------------------
+
+
+def captions(spec: MotionSpec, *, rng: np.random.Generator | None = None) -> tuple[str, str]:
+    """(English, Chinese) caption; the plain wording, or one of several drawn with `rng`."""
+    english_name, chinese_name = OBJECTS[spec.object]
+    article, english, chinese = "a", *(phrases[0] for phrases in ACTIONS[spec.action])
+    if rng is not None:
+        article = ("a", "the")[rng.integers(2)]
+        english, chinese = (phrases[rng.integers(len(phrases))] for phrases in ACTIONS[spec.action])
+    return (
+        f"{article} {spec.colour} {english_name} {english}",
+        f"{COLOURS[spec.colour][1]}的{chinese_name}{chinese}",
+    )

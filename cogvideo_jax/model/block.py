@@ -1,0 +1,146 @@
+"""One layer: sandwich LayerNorm around the two attention channels and around the MLP (paper figure 3).
+
+    x = x + LN3(alpha * spatial(LN1 x) + (1 - alpha) * temporal(LN1 x));   x = x + LN4(MLP(LN2 x))
+"""
+
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from cogvideo_jax.model import cache as caches
+from cogvideo_jax.model.attention import KeysValues, Projections, attend, matrix_init, partitioned, scaled_init
+from cogvideo_jax.model.config import Compat, TransformerConfig
+from cogvideo_jax.model.spatial import spatial_attention
+from cogvideo_jax.model.temporal import temporal_attention
+from cogvideo_jax.notation import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Call:
+    """What every layer of one call shares.
+
+    Attributes:
+      text_mask: [B S], False on padding.
+      text_log_weight: added to scores towards text, a number or one a row.
+      index: position (slot * N + offset) of the single token of a cached step; None for a pass over all positions.
+      compat: whose prefill; see Compat.
+      keep_keys: return keys and values of the pass, to fill a cache.
+      train: dropout is on.
+    """
+
+    text_mask: Bool[Array, "B S"]
+    text_log_weight: float | Float[Array, "B"]
+    index: Int[Array, ""] | None
+    compat: Compat = flax.struct.field(pytree_node=False)
+    keep_keys: bool = flax.struct.field(pytree_node=False)
+    train: bool = flax.struct.field(pytree_node=False)
+
+
+class Block(nn.Module):
+    """A layer that works on all positions, or on one token against a cache."""
+
+    config: TransformerConfig
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"], layer: tuple, call: Call):
+        """`layer` = (1 in shifted layers, this layer's caches or None). Returns x and the keys and values to keep."""
+        shifted, past = layer
+        attended, keys = self._attention(self._norm("norm_attention_in", x), shifted, past, call)
+        x = x + self._norm("norm_attention_out", attended)
+        inner = Mlp(self.config.mlp_width, self.config.layers, self.dtype, name="mlp")(self._norm("norm_mlp_in", x))
+        inner = self._dropout(call)(inner)
+        x = x + self._norm("norm_mlp_out", inner)
+        return x, keys if call.keep_keys or call.index is not None else None
+
+    def _attention(self, u, shifted, past, call: Call):
+        """Both channels and their mixture. Returns [B L D] and (spatial, temporal) keys and values."""
+        spatial = self._projections("spatial", scaled_init(self.config.layers))
+        query, keys = spatial.project(u)
+        out = spatial.merge(self._spatial(query, keys, past, call))
+        if not self.config.temporal:
+            return out, (keys, None)
+        temporal = self._projections("temporal", matrix_init)
+        query, temporal_keys = temporal.project(u)
+        alpha = self.param("temporal_alpha", partitioned(nn.initializers.zeros, "embed"), (self.config.width,))
+        alpha = jax.nn.sigmoid(alpha).astype(out.dtype)
+        other = temporal.merge(self._temporal(query, temporal_keys, shifted, past, call))
+        text_length = out.shape[1] - other.shape[1]
+        mixed = alpha * out[:, text_length:] + (1 - alpha) * other
+        return jnp.concatenate([out[:, :text_length], mixed], axis=1), (keys, temporal_keys)
+
+    def _spatial(self, query, keys: KeysValues, past, call: Call) -> Float[Array, "B L A K"]:
+        layout = self.config.layout
+        weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
+        if call.index is None:
+            dropout = self._dropout(call)
+            return spatial_attention(query, keys, layout=layout, dropout=dropout, **weights)
+        channel = past[0]
+        visible = caches.spatial_positions(channel.frames.k.shape[1], call.index, layout.frame_tokens)
+        local = caches.cached_and_self(channel.frames, keys, visible)
+        return attend(query[:, None], channel.text, local=local, **weights)[:, 0]
+
+    def _temporal(self, query, keys: KeysValues, shifted, past, call: Call) -> Float[Array, "B TN A K"]:
+        if call.index is None:
+            release = call.compat == Compat.RELEASE and call.keep_keys
+            return temporal_attention(
+                query,
+                keys,
+                layout=self.config.layout,
+                window=self.config.window,
+                shifted=shifted,
+                regions=not release,
+                text_mask=call.text_mask,
+                text_log_weight=0.0 if release else call.text_log_weight,
+                dropout=self._dropout(call),
+            )
+        channel = past[1]
+        visible = caches.temporal_positions(self.config, call.index, shifted)
+        local = caches.cached_and_self(channel.frames, keys, visible)
+        weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
+        return attend(query[:, None], channel.text, local=local, **weights)[:, 0]
+
+    def _projections(self, name: str, out_init) -> Projections:
+        config = self.config
+        return Projections(config.heads, config.head_size, config.layers, self.dtype, out_init, name=name)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return layer_norm(name)(x).astype(self.dtype)
+
+    def _dropout(self, call: Call) -> nn.Dropout:
+        return nn.Dropout(self.config.dropout, deterministic=not call.train)
+
+
+class Mlp(nn.Module):
+    """Two matrices around a tanh-form GELU."""
+
+    inner: int
+    layers: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        width = x.shape[-1]
+        zeros = nn.initializers.zeros
+        kernel_in = self.param("kernel_in", partitioned(matrix_init, "embed", "mlp"), (width, self.inner))
+        bias_in = self.param("bias_in", partitioned(zeros, "mlp"), (self.inner,))
+        out_init = scaled_init(self.layers)
+        kernel_out = self.param("kernel_out", partitioned(out_init, "mlp", "embed"), (self.inner, width))
+        bias_out = self.param("bias_out", partitioned(zeros, "embed"), (width,))
+        x = jnp.einsum("bld,df->blf", x, kernel_in.astype(self.dtype)) + bias_in.astype(self.dtype)
+        x = jax.nn.gelu(x, approximate=True)
+        return jnp.einsum("blf,fd->bld", x, kernel_out.astype(self.dtype)) + bias_out.astype(self.dtype)
+
+
+def layer_norm(name: str) -> nn.LayerNorm:
+    """LayerNorm in float32 with the release's epsilon."""
+    return nn.LayerNorm(
+        epsilon=1e-5,
+        dtype=jnp.float32,
+        scale_init=partitioned(nn.initializers.ones, "embed"),
+        bias_init=partitioned(nn.initializers.zeros, "embed"),
+        name=name,
+    )

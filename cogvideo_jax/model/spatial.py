@@ -1,0 +1,39 @@
+"""Spatial channel = the attention of CogView2: text sees text; a frame sees the text and itself (paper section 3.2)."""
+
+import jax.numpy as jnp
+
+from cogvideo_jax.model.attention import KeysValues, Local, attend
+from cogvideo_jax.model.masks import within_frame
+from cogvideo_jax.notation import Array, Bool, Float
+from cogvideo_jax.tokens.sequence import ClipLayout
+
+
+def spatial_attention(
+    query: Float[Array, "B L A K"],
+    keys: KeysValues,
+    *,
+    layout: ClipLayout,
+    text_mask: Bool[Array, "B S"],
+    text_log_weight: float,
+    dropout=None,
+) -> Float[Array, "B L A K"]:
+    """All positions at once; L = S + slots * N, where slots may be fewer than the layout has."""
+    text_length = layout.text_length
+    text = KeysValues(keys.k[:, :text_length], keys.v[:, :text_length])
+    on_text = attend(query[:, None, :text_length], text, text_mask=text_mask, dropout=dropout)[:, 0]
+
+    slots = (query.shape[1] - text_length) // layout.frame_tokens
+    by_frame = (query.shape[0], slots, layout.frame_tokens, *query.shape[2:])
+    frame_query, frame_k, frame_v = (x[:, text_length:].reshape(by_frame) for x in (query, keys.k, keys.v))
+    mask = within_frame(slots, layout.context_slots, layout.frame_tokens)[None, :, None]
+    own_frame = Local(KeysValues(frame_k, frame_v), jnp.asarray(mask))
+    on_frames = attend(
+        frame_query,
+        text,
+        text_mask=text_mask,
+        text_log_weight=text_log_weight,
+        local=(own_frame,),
+        dropout=dropout,
+    )
+    flat = (query.shape[0], slots * layout.frame_tokens, *query.shape[2:])
+    return jnp.concatenate([on_text, on_frames.reshape(flat)], axis=1)

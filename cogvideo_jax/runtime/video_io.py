@@ -1,0 +1,234 @@
+"""Videos and pictures on disk <-> uint8 frames [T, H, W, 3].
+
+mp4, webm and the like go through PyAV; gif, animated webp and png through Pillow, transparency over white (PyAV cannot
+decode animated webp). Reading is by timestamp, so any frame rate, also a variable one, comes out at the one asked for.
+Files are written under a temporary name and renamed when they are whole.
+"""
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cogvideo_jax.notation import UInt8
+
+Frames = UInt8[np.ndarray, "T H W 3"]
+Shown = tuple[float, float, Image.Image]  # a picture and when it is shown: from, until (seconds)
+
+PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
+VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
+READ_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, SyntaxError, IndexError)
+SMALLEST_SIDE = 256  # players shrink or blur smaller videos
+TIMESTAMP_ROUNDING = 1e-3  # webm and gif keep milliseconds
+DEFAULT_DURATION = 0.1  # seconds; what browsers show a gif frame for that states none
+LABEL_HEIGHT = 14
+
+
+# Reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | None = None) -> Frames:
+    """Frames shown at times 0, 1/fps, 2/fps, ... up to and including `max_seconds`.
+
+    Args:
+      path: a video, gif or animated webp.
+      fps: frames/s of the result; frames of the file are dropped or repeated.
+      max_seconds: what comes later is not read.
+      size: side of the square result (see `fit_square`); None keeps the picture as it is.
+    Raises:
+      ValueError: the file cannot be read or has no frames.
+    """
+    if not fps > 0 or not max_seconds >= 0:
+        raise ValueError(f"fps must be positive and max_seconds not negative, got {fps} and {max_seconds}")
+    path = Path(path)
+    shown = _shown_by_pillow(path) if path.suffix.lower() in PILLOW_SUFFIXES else _shown_by_av(path)
+    try:
+        with contextlib.closing(shown):
+            pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
+    except (*READ_ERRORS, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read video {path}: {_one_line(error)}") from error
+    if not pictures:
+        raise ValueError(f"cannot read video {path}: it has no frames")
+    return np.stack(pictures)
+
+
+def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
+    """One picture, transparency over white; `size` as in `read_video`.
+
+    Raises:
+      ValueError: the file cannot be read.
+    """
+    try:
+        with Image.open(path) as image:
+            return _pixels(_over_white(image), size)
+    except (*READ_ERRORS, Image.DecompressionBombError) as error:
+        raise ValueError(f"cannot read image {path}: {_one_line(error)}") from error
+
+
+def fit_square(image: Image.Image, size: int) -> Image.Image:
+    """The shorter side resized to `size`, then the middle square cut out."""
+    width, height = image.size
+    scale = size / min(width, height)
+    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.BICUBIC)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
+    return image.crop((left, top, left + size, top + size))
+
+
+def _at_rate(
+    shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None
+) -> Iterator[np.ndarray]:
+    """What is on the screen at 0, 1/fps, 2/fps, ..."""
+    count = 0
+    for _, until, picture in shown:
+        pixels = None
+        while count / fps < until - TIMESTAMP_ROUNDING:
+            if count / fps > max_seconds + TIMESTAMP_ROUNDING:
+                return
+            pixels = _pixels(picture, size) if pixels is None else pixels
+            yield pixels
+            count += 1
+
+
+def _shown_by_av(path: Path) -> Iterator[Shown]:
+    """Pictures of a video; each is shown until the next, the last for one interval of the average rate."""
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        interval = float(1 / stream.average_rate) if stream.average_rate else DEFAULT_DURATION
+        first = start = picture = None
+        for frame in container.decode(stream):
+            time = frame.time if frame.time is not None else (start or 0.0) + interval
+            first = time if first is None else first
+            if picture is not None:
+                yield start, time - first, picture
+            start, picture = time - first, frame.to_image()
+        if picture is not None:
+            yield start, start + interval, picture
+
+
+def _shown_by_pillow(path: Path) -> Iterator[Shown]:
+    """Pictures of a gif, webp or png with the durations that the file states."""
+    with Image.open(path) as image:
+        start = 0.0
+        for index in range(getattr(image, "n_frames", 1)):
+            image.seek(index)
+            picture = _over_white(image)
+            until = start + (image.info.get("duration", 0) / 1000 or DEFAULT_DURATION)
+            yield start, until, picture
+            start = until
+
+
+def _over_white(image: Image.Image) -> Image.Image:
+    layer = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+
+
+def _pixels(image: Image.Image, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
+    return np.asarray(image if size is None else fit_square(image, size))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+# Writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
+    """H.264 in 4:2:0, which every player shows; small frames are enlarged. Same frames, same bytes.
+
+    Raises:
+      ValueError: frames of another kind, or the file cannot be written.
+    """
+    frames = _to_even(_enlarge(_checked(frames, fps)))
+    rate = Fraction(fps).limit_denominator(1001)
+    # One thread: the stream depends on the number of threads, and so on the machine.
+    options = {"crf": "18", "preset": "medium", "x264-params": "threads=1"}
+    with _whole_file(path) as part, av.open(str(part), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=rate, options=options)
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
+    """An endless gif; small frames are enlarged. Errors as in `write_mp4`."""
+    frames = _enlarge(_checked(frames, fps))
+    ends = np.rint(np.arange(len(frames) + 1) * 100 / fps)  # a gif counts in hundredths of a second
+    durations = [int(d) * 10 for d in np.diff(ends)]
+    first, *others = (Image.fromarray(frame) for frame in frames)
+    with _whole_file(path) as part:
+        first.save(part, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
+
+
+def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Sequence[str] = ()) -> None:
+    """A PNG with one row of frames for each clip; `labels` (one for each clip, or none) stand above the rows.
+
+    Raises:
+      ValueError: clips of another kind or of unequal frame size, or the file cannot be written.
+    """
+    clips = [_checked(clip, 1.0) for clip in clips]
+    if len({clip.shape[1:] for clip in clips}) != 1 or len(labels) not in (0, len(clips)):
+        raise ValueError(
+            f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips"
+        )
+    height, width = clips[0].shape[1:3]
+    head = LABEL_HEIGHT if labels else 0
+    columns = max(len(clip) for clip in clips)
+    sheet = Image.new(
+        "RGB", (columns * (width + 1) - 1, len(clips) * (height + head + 1) - 1), (128, 128, 128)
+    )
+    for row, clip in enumerate(clips):
+        top = row * (height + head + 1)
+        for column, frame in enumerate(clip):
+            sheet.paste(Image.fromarray(frame), (column * (width + 1), top + head))
+        if labels:  # Pillow's own font has no Chinese
+            text = labels[row].encode("latin-1", "replace").decode("latin-1")
+            ImageDraw.Draw(sheet).text((2, top + 1), text, fill="white")
+    with _whole_file(path) as part:
+        sheet.save(part, format="PNG")
+
+
+@contextlib.contextmanager
+def _whole_file(path: str | Path) -> Iterator[Path]:
+    """A name to write to, which becomes `path` if all goes well and vanishes if not."""
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield part
+        os.replace(part, path)
+    except READ_ERRORS as error:
+        raise ValueError(f"cannot write {path}: {_one_line(error)}") from error
+    finally:
+        if part.is_file():
+            part.unlink()
+
+
+def _checked(frames: Frames, fps: float) -> Frames:
+    frames = np.asarray(frames)
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
+        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+    if not fps > 0:
+        raise ValueError(f"fps must be positive, got {fps}")
+    return frames
+
+
+def _enlarge(frames: Frames) -> Frames:
+    """Whole-number nearest-neighbour enlargement until the shorter side has SMALLEST_SIDE pixels."""
+    factor = math.ceil(SMALLEST_SIDE / min(frames.shape[1:3]))
+    return frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _to_even(frames: Frames) -> Frames:
+    """4:2:0 needs even sides: an odd one gets its last line twice."""
+    odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
+    return np.pad(frames, odd, mode="edge")

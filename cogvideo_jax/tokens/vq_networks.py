@@ -1,0 +1,380 @@
+"""The convolutional half of the image tokenizer: pixels -> latents and code vectors -> pixels (CogView2's hierarchical VQ-VAE).
+
+    pixels --Encoder--> /4 --DownSampler--> /8 --DownSampler--> /16        one latent grid per rate
+                         |                   |                    |
+                      Decoder(4)          Decoder(8)          Decoder(16)   one decoder per rate, one shared code book
+
+Everything is channels-last. A *rate* is pixels per token side: 160x160 pixels at rate 8 are 20x20 tokens. `OFFICIAL` is
+the released model. `DEMO` has a *local* encoder: the code of an 8x8 patch depends on that patch alone, so that an empty
+background is one code, whatever moves elsewhere.
+"""
+
+import dataclasses
+from enum import Enum
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cogvideo_jax.notation import Array, Float, UInt8
+
+
+class Norm(str, Enum):
+    """What a normalisation looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm over channels)."""
+
+    GROUP = "group"
+    PIXEL = "pixel"
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """Sizes of the tokenizer; tuples "per rate" are ordered like `rates`.
+
+    Attributes:
+      rates: pixels per token side, each twice the one before; the first is what the encoder itself reaches.
+      codebook_size: C.
+      code_width: size of a code vector, and of the latent that is compared with it.
+      latent_channels: channels of the encoder's output, before the projection to `code_width`.
+      encoder_channels, encoder_multipliers: widths of the encoder's levels, highest resolution first.
+      encoder_res_blocks: residual blocks of each level.
+      encoder_patch: kernel and stride of the first convolution; 1 keeps the pixel grid and uses `encoder_kernel`.
+      encoder_kernel: side of the other encoder convolutions.
+      encoder_downsample_kernel: 3 (padded right and bottom, the released model) or 2 (no padding).
+      encoder_norm, encoder_attention: the norm, and whether the middle has an attention block.
+      decoder_channels, decoder_multipliers: widths of each decoder's levels, highest resolution first, per rate.
+      decoder_res_blocks: residual blocks of each level.
+      decoder_patch: the last convolution writes patches of this side; 1 writes pixels.
+      decoder_kernel: side of the decoder convolutions.
+      decoder_norm, decoder_attention: as in the encoder.
+      decoder_lowest_attention: attention after the blocks of the lowest level, per rate.
+      groups: groups of GROUP norms.
+      mean, std: of the pixels in 0..1, per colour channel.
+    """
+
+    rates: tuple[int, ...]
+    codebook_size: int
+    code_width: int
+    latent_channels: int
+    encoder_channels: int
+    encoder_multipliers: tuple[int, ...]
+    encoder_res_blocks: int
+    encoder_patch: int
+    encoder_kernel: int
+    encoder_downsample_kernel: int
+    encoder_norm: Norm
+    encoder_attention: bool
+    decoder_channels: int
+    decoder_multipliers: tuple[tuple[int, ...], ...]
+    decoder_res_blocks: int
+    decoder_patch: int
+    decoder_kernel: int
+    decoder_norm: Norm
+    decoder_attention: bool
+    decoder_lowest_attention: tuple[bool, ...]
+    groups: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
+        if self.rates != tuple(reached * 2**i for i in range(len(self.rates))) or not self.rates:
+            raise ValueError(f"rates must double from the encoder's {reached}, got {self.rates}")
+        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(self.rates):
+            raise ValueError(f"decoder settings must have one entry per rate {self.rates}")
+        for rate, multipliers in zip(self.rates, self.decoder_multipliers):
+            if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
+                raise ValueError(f"decoder of rate {rate} cannot reach it with {len(multipliers)} levels")
+
+    @property
+    def default_rate(self) -> int:
+        """The only rate, or 8, CogVideo's rate."""
+        return self.rates[0] if len(self.rates) == 1 else 8
+
+
+OFFICIAL = VQConfig(
+    rates=(4, 8, 16),
+    codebook_size=20_000,
+    code_width=256,
+    latent_channels=256,
+    encoder_channels=128,
+    encoder_multipliers=(1, 2, 4),
+    encoder_res_blocks=2,
+    encoder_patch=1,
+    encoder_kernel=3,
+    encoder_downsample_kernel=3,
+    encoder_norm=Norm.GROUP,
+    encoder_attention=True,
+    decoder_channels=128,
+    decoder_multipliers=((1, 2, 4), (1, 1, 2, 4), (1, 1, 1, 2, 4)),
+    decoder_res_blocks=1,
+    decoder_patch=1,
+    decoder_kernel=3,
+    decoder_norm=Norm.GROUP,
+    decoder_attention=True,
+    decoder_lowest_attention=(False, False, True),
+    groups=32,
+    mean=(0.79093, 0.76271, 0.75340),
+    std=(0.30379, 0.32279, 0.32800),
+)
+
+DEMO = VQConfig(
+    rates=(8,),
+    codebook_size=1024,
+    code_width=32,
+    latent_channels=64,
+    encoder_channels=128,
+    encoder_multipliers=(1,),
+    encoder_res_blocks=1,
+    encoder_patch=8,
+    encoder_kernel=1,
+    encoder_downsample_kernel=2,
+    encoder_norm=Norm.PIXEL,
+    encoder_attention=False,
+    decoder_channels=32,
+    decoder_multipliers=((1, 2, 3),),
+    decoder_res_blocks=1,
+    decoder_patch=2,
+    decoder_kernel=3,
+    decoder_norm=Norm.PIXEL,
+    decoder_attention=False,
+    decoder_lowest_attention=(False,),
+    groups=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+
+def normalise(frames: UInt8[Array, "*B H W 3"], config: VQConfig) -> Float[Array, "*B H W 3"]:
+    """Pixels 0..255 -> the networks' scale."""
+    return (frames.astype(jnp.float32) / 255.0 - jnp.asarray(config.mean)) / jnp.asarray(config.std)
+
+
+def to_unit_range(images: Float[Array, "*B H W 3"], config: VQConfig) -> Float[Array, "*B H W 3"]:
+    """The networks' scale -> 0..1, not clipped."""
+    return images.astype(jnp.float32) * jnp.asarray(config.std) + jnp.asarray(config.mean)
+
+
+def pixel_attention(
+    query: Float[Array, "B h w F"], key: Float[Array, "B h w F"], value: Float[Array, "B h w F"]
+) -> Float[Array, "B h w F"]:
+    """One head; every position reads every position. Softmax in float32."""
+    scores = jnp.einsum("bhwf,bijf->bhwij", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
+    weights = jax.nn.softmax(scores.reshape(*scores.shape[:3], -1), axis=-1).reshape(scores.shape)
+    return jnp.einsum("bhwij,bijf->bhwf", weights.astype(value.dtype), value)
+
+
+class Normalise(nn.Module):
+    """GroupNorm over the image or layer norm over one position, epsilon 1e-6; parameters `scale` and `bias`."""
+
+    norm: Norm
+    groups: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w F"]) -> Float[Array, "B h w F"]:
+        shape, width = x.shape, x.shape[-1]
+        scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
+        bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        x = x.astype(jnp.float32)
+        if self.norm is Norm.GROUP:
+            x = x.reshape(shape[0], shape[1] * shape[2], self.groups, width // self.groups)
+            axes = (1, 3)
+        else:
+            axes = (-1,)
+        centred = x - x.mean(axes, keepdims=True)
+        x = centred * jax.lax.rsqrt(jnp.square(centred).mean(axes, keepdims=True) + 1e-6)
+        return (x.reshape(shape) * scale + bias).astype(self.dtype)
+
+
+class _Block(nn.Module):
+    """Settings that all blocks share, and the layers made from them."""
+
+    kernel: int
+    norm: Norm
+    groups: int
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def conv(self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME") -> nn.Conv:
+        side = self.kernel if kernel is None else kernel
+        settings = dict(padding=padding, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
+        return nn.Conv(width, (side, side), strides=(stride, stride), **settings)
+
+    def normalised(self, x: Float[Array, "B h w F"], name: str) -> Float[Array, "B h w F"]:
+        return Normalise(self.norm, self.groups, self.dtype, self.param_dtype, name=name)(x)
+
+    def same(self, kind: type, name: str, **fields) -> nn.Module:
+        """Another block with this block's settings."""
+        return kind(self.kernel, self.norm, self.groups, self.dtype, self.param_dtype, name=name, **fields)
+
+    def middle(self, x: Float[Array, "B h w F"], *, attention: bool) -> Float[Array, "B h w F"]:
+        """Residual block, attention, residual block at the lowest resolution."""
+        x = self.same(ResidualBlock, "middle_block1", width=x.shape[-1])(x)
+        if attention:
+            x = self.same(AttentionBlock, "middle_attention")(x)
+        return self.same(ResidualBlock, "middle_block2", width=x.shape[-1])(x)
+
+
+class ResidualBlock(_Block):
+    """Norm, swish, convolution, twice; a 1x1 shortcut when the width changes."""
+
+    width: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w I"]) -> Float[Array, "B h w O"]:
+        y = self.conv(self.width, "conv1")(nn.swish(self.normalised(x, "norm1")))
+        y = self.conv(self.width, "conv2")(nn.swish(self.normalised(y, "norm2")))
+        if x.shape[-1] != self.width:
+            x = self.conv(self.width, "shortcut", kernel=1)(x)
+        return x + y
+
+
+class AttentionBlock(_Block):
+    """Norm, attention over all positions, residual."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w F"]) -> Float[Array, "B h w F"]:
+        width = x.shape[-1]
+        y = self.normalised(x, "norm")
+        query, key, value = (self.conv(width, name, kernel=1)(y) for name in ("query", "key", "value"))
+        return x + self.conv(width, "out", kernel=1)(pixel_attention(query, key, value))
+
+
+class Encoder(_Block):
+    """Normalised pixels -> latents at the first rate."""
+
+    channels: int = 0
+    multipliers: tuple[int, ...] = ()
+    res_blocks: int = 0
+    patch: int = 1
+    downsample_kernel: int = 3
+    attention: bool = True
+    latent_channels: int = 0
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B H W 3"]) -> Float[Array, "B h w F"]:
+        if self.patch == 1:
+            x = self.conv(self.channels, "conv_in")(x)
+        else:
+            x = self.conv(self.channels, "conv_in", kernel=self.patch, stride=self.patch, padding="VALID")(x)
+        for level, multiplier in enumerate(self.multipliers):
+            if level > 0:
+                pad = (0, self.downsample_kernel - 2)  # right and bottom only, as in the released model
+                down = dict(kernel=self.downsample_kernel, stride=2, padding=(pad, pad))
+                x = self.conv(x.shape[-1], f"level{level - 1}_down", **down)(x)
+            for block in range(self.res_blocks):
+                x = self.same(ResidualBlock, f"level{level}_block{block}", width=self.channels * multiplier)(x)
+        x = self.middle(x, attention=self.attention)
+        return self.conv(self.latent_channels, "conv_out")(nn.swish(self.normalised(x, "norm_out")))
+
+
+class DownSampler(_Block):
+    """Latents of one rate -> latents of twice the rate: 2x2 average plus a convolution of stride 2."""
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w F"]) -> Float[Array, "B h/2 w/2 F"]:
+        pad = (0, self.kernel - 2)
+        strided = self.conv(x.shape[-1], "conv", stride=2, padding=(pad, pad))(x)
+        return nn.avg_pool(x, (2, 2), strides=(2, 2)) + strided
+
+
+class Decoder(_Block):
+    """Code vectors of one rate -> normalised pixels."""
+
+    channels: int = 0
+    multipliers: tuple[int, ...] = ()
+    res_blocks: int = 0
+    patch: int = 1
+    attention: bool = True
+    lowest_attention: bool = False
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B h w E"]) -> Float[Array, "B H W 3"]:
+        x = self.conv(self.channels * self.multipliers[-1], "conv_in")(x)
+        x = self.middle(x, attention=self.attention)
+        lowest = len(self.multipliers) - 1
+        for level in reversed(range(len(self.multipliers))):
+            for block in range(self.res_blocks):
+                width = self.channels * self.multipliers[level]
+                x = self.same(ResidualBlock, f"level{level}_block{block}", width=width)(x)
+                if level == lowest and self.lowest_attention:
+                    x = self.same(AttentionBlock, f"level{level}_attention{block}")(x)
+            if level > 0:
+                x = x.repeat(2, axis=1).repeat(2, axis=2)  # nearest neighbour
+                x = self.conv(x.shape[-1], f"level{level}_up")(x)
+        x = self.conv(3 * self.patch**2, "conv_out")(nn.swish(self.normalised(x, "norm_out")))
+        return _patches_to_pixels(x, self.patch)
+
+
+def _patches_to_pixels(x: Float[Array, "B h w F"], patch: int) -> Float[Array, "B H W 3"]:
+    """Channels (row in patch, column in patch, colour) -> pixels."""
+    batch, rows, columns, _ = x.shape
+    x = x.reshape(batch, rows, columns, patch, patch, 3).transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, rows * patch, columns * patch, 3)
+
+
+class VQNetworks(nn.Module):
+    """All encoders and decoders of a config; call `encode` and `decode` through `apply(..., method=)`."""
+
+    config: VQConfig
+    dtype: Any = jnp.float32
+    param_dtype: Any = jnp.float32
+
+    def setup(self):
+        c = self.config
+        types = (self.dtype, self.param_dtype)
+        encoder = (c.encoder_kernel, c.encoder_norm, c.groups, *types)
+        decoder = (c.decoder_kernel, c.decoder_norm, c.groups, *types)
+        self.encoder = Encoder(
+            *encoder,
+            channels=c.encoder_channels,
+            multipliers=c.encoder_multipliers,
+            res_blocks=c.encoder_res_blocks,
+            patch=c.encoder_patch,
+            downsample_kernel=c.encoder_downsample_kernel,
+            attention=c.encoder_attention,
+            latent_channels=c.latent_channels,
+        )
+        sampler = (c.encoder_downsample_kernel, c.encoder_norm, c.groups, *types)
+        self.down_samplers = [DownSampler(*sampler, name=f"down_sampler_{rate}") for rate in c.rates[1:]]
+        self.project = nn.Conv(c.code_width, (1, 1), dtype=self.dtype, param_dtype=self.param_dtype)
+        self.decoders = [
+            Decoder(
+                *decoder,
+                channels=c.decoder_channels,
+                multipliers=multipliers,
+                res_blocks=c.decoder_res_blocks,
+                patch=c.decoder_patch,
+                attention=c.decoder_attention,
+                lowest_attention=lowest,
+                name=f"decoder_{rate}",
+            )
+            for rate, multipliers, lowest in zip(c.rates, c.decoder_multipliers, c.decoder_lowest_attention)
+        ]
+
+    def encode(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w E"]:
+        """Normalised pixels -> the latents that are compared with the code book."""
+        return self.project(self.features(images, rate=rate))
+
+    def features(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w F"]:
+        """Normalised pixels -> the encoder's output at a rate, before the projection to the width of the codes."""
+        x = self.encoder(images)
+        for down_sampler in self.down_samplers[: self.config.rates.index(rate)]:
+            x = down_sampler(x)
+        return x
+
+    def decode(self, vectors: Float[Array, "B h w E"], *, rate: int) -> Float[Array, "B H W 3"]:
+        """Code vectors -> normalised pixels."""
+        return self.decoders[self.config.rates.index(rate)](vectors)
+
+    def __call__(self, images: Float[Array, "B H W 3"]) -> list[Float[Array, "B H W 3"]]:
+        """Every rate without quantisation; used to create all parameters."""
+        return [self.decode(self.encode(images, rate=rate), rate=rate) for rate in self.config.rates]
+
+
+def init_networks(config: VQConfig, rng: Array) -> dict:
+    """Fresh float32 parameters of VQNetworks (the tree below 'params')."""
+    side = 2 * config.rates[-1]
+    return VQNetworks(config).init(rng, jnp.zeros((1, side, side, 3)))["params"]

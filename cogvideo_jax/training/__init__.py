@@ -1,0 +1,1 @@
+"""batches -> parameters: losses, states, steps and the one training loop (paper section 4)."""

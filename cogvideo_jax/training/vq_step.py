@@ -1,0 +1,147 @@
+"""One training step of the image tokenizer: reconstruction and commitment by gradient, the code book by moving averages."""
+
+from typing import NamedTuple
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+from cogvideo_jax.notation import Array, Float, PyTree, UInt8
+from cogvideo_jax.tokens import codebook as codes
+from cogvideo_jax.tokens.codebook import Codebook
+from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, init_networks, normalise, to_unit_range
+
+
+@flax.struct.dataclass
+class VQState:
+    """Everything a tokenizer run needs to continue.
+
+    Attributes:
+      step: updates done.
+      params: parameters of VQNetworks.
+      opt_state: state of the optimizer.
+      codebook: codes with their running counts and sums.
+    """
+
+    step: Array
+    params: PyTree
+    opt_state: PyTree
+    codebook: Codebook
+
+    def tokenizer_params(self) -> dict:
+        """The tree that VQTokenizer and the converter use."""
+        return {"networks": self.params, "codebook": self.codebook}
+
+
+class _Forward(NamedTuple):
+    """What the step needs beside the loss."""
+
+    reconstruction: Array
+    commitment: Array
+    images: Float[Array, "R B H W 3"]
+    latents: Float[Array, "M E"]
+    ids: Array
+    squared_distance: Array
+
+
+def init_vq_state(
+    config: VQConfig, rng: Array, frames: UInt8[Array, "B H W 3"], tx: optax.GradientTransformation
+) -> VQState:
+    """Fresh networks, and a code book that starts on the latents of the given frames."""
+    network_rng, code_rng = jax.random.split(rng)
+    params = init_networks(config, network_rng)
+    images = normalise(frames, config)
+    latents = [_encode(config, params, images, rate).reshape(-1, config.code_width) for rate in config.rates]
+    codebook = codes.init_from_latents(jnp.concatenate(latents), code_rng, size=config.codebook_size)
+    return VQState(jnp.zeros((), jnp.int32), params, tx.init(params), codebook)
+
+
+def foreground_mask(frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]) -> Float[Array, "B H W 1"]:
+    """1 where a pixel differs from the background colour."""
+    differs = (frames != jnp.asarray(background, jnp.uint8)).any(axis=-1, keepdims=True)
+    return differs.astype(jnp.float32)
+
+
+def peak_signal_to_noise(
+    images: Float[Array, "*R B H W 3"], target: Float[Array, "B H W 3"], weights: Float[Array, "B H W 1"]
+) -> Float[Array, ""]:
+    """PSNR in decibels over the weighted pixels of images in 0..1, clipped first."""
+    squared = jnp.square(images.clip(0.0, 1.0) - target)
+    weights = jnp.broadcast_to(weights, squared.shape)
+    return -10.0 * jnp.log10((squared * weights).sum() / jnp.maximum(weights.sum(), 1.0) + 1e-10)
+
+
+def vq_train_step(
+    state: VQState,
+    frames: UInt8[Array, "B H W 3"],
+    rng: Array,
+    *,
+    config: VQConfig,
+    tx: optax.GradientTransformation,
+    commitment: float,
+    ema_decay: float,
+    restart_below: float,
+    foreground_weight: float,
+    background: tuple[int, int, int],
+) -> tuple[VQState, dict[str, Array]]:
+    """One update on uint8 frames; the caller jits it, with the state donated.
+
+    Args:
+      commitment: weight of the distance between a latent and its code.
+      ema_decay: decay of the code book's moving averages.
+      restart_below: codes with a smaller running count are restarted; 0 restarts none.
+      foreground_weight: weight of pixels that differ from `background`; the others weigh 1.
+
+    Returns:
+      The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels), perplexity (of
+      the ids of this batch), restarted (codes).
+    """
+    target = normalise(frames, config)
+    foreground = foreground_mask(frames, background)
+    weights = 1.0 + (foreground_weight - 1.0) * foreground
+
+    def loss_of(params):
+        forward = _forward(config, params, state.codebook, target, weights)
+        return forward.reconstruction + commitment * forward.commitment, forward
+
+    (loss, forward), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    codebook, counts = codes.ema_update(state.codebook, forward.latents, forward.ids, decay=ema_decay)
+    codebook, restarted = codes.restart_dead_codes(
+        codebook, forward.latents, forward.squared_distance, rng, below=restart_below
+    )
+    state = VQState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, codebook)
+    used = counts / counts.sum()
+    unit, unit_target = to_unit_range(forward.images, config), to_unit_range(target, config)
+    return state, {
+        "loss": loss,
+        "reconstruction": forward.reconstruction,
+        "commitment": forward.commitment,
+        "psnr": peak_signal_to_noise(unit, unit_target, jnp.ones_like(foreground)),
+        "psnr_foreground": peak_signal_to_noise(unit, unit_target, foreground),
+        "perplexity": jnp.exp(-jax.scipy.special.xlogy(used, used).sum()),
+        "restarted": restarted,
+    }
+
+
+def _encode(config: VQConfig, params: PyTree, images: Array, rate: int) -> Float[Array, "B h w E"]:
+    return VQNetworks(config).apply({"params": params}, images, rate=rate, method="encode")
+
+
+def _forward(config: VQConfig, params: PyTree, codebook: Codebook, target: Array, weights: Array) -> _Forward:
+    """All rates through the shared code book; losses are means over the rates."""
+    images, latents, found = [], [], []
+    for rate in config.rates:
+        latent = _encode(config, params, target, rate)
+        nearest = codes.nearest(jax.lax.stop_gradient(latent), codebook.vectors)
+        quantised = codes.straight_through(latent, codes.look_up(nearest.ids, codebook.vectors))
+        images.append(VQNetworks(config).apply({"params": params}, quantised, rate=rate, method="decode"))
+        latents.append(latent.reshape(-1, config.code_width))
+        found.append(codes.Nearest(nearest.ids.reshape(-1), nearest.squared_distance.reshape(-1)))
+    latents, images = jnp.concatenate(latents), jnp.stack(images)
+    ids = jnp.concatenate([one.ids for one in found])
+    distance = jnp.concatenate([one.squared_distance for one in found])
+    reconstruction = (weights * jnp.square(images - target)).mean()
+    commitment = jnp.square(latents - codes.look_up(ids, codebook.vectors)).mean()
+    return _Forward(reconstruction, commitment, images, jax.lax.stop_gradient(latents), ids, distance)

@@ -1,0 +1,40 @@
+"""Installs the package and the `cogvideo` command; heavy or optional libraries are extras."""
+
+from setuptools import find_packages, setup
+
+TRAIN_DATA = ["scikit-learn>=1.4"]  # the handwritten digits that captioned_motion draws
+
+setup(
+    name="cogvideo_jax",
+    version="0.1.0",
+    description="CogVideo, text-to-video generation by transformers, in JAX and Flax",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["cogvideo_jax", "cogvideo_jax.*"]),
+    package_data={"cogvideo_jax": ["demo_weights/*"]},
+    install_requires=[
+        "absl-py",
+        "av>=12",
+        "flax>=0.10",
+        "grain>=0.2.3",
+        "importlib_resources",
+        "jax>=0.10.2",
+        "jaxtyping",
+        "ml-collections>=1.0",
+        "numpy",
+        "optax>=0.2.4",
+        "orbax-checkpoint>=0.11",
+        "pillow>=10",
+        "safetensors>=0.4",
+        "sentencepiece>=0.2",
+        "tensorflow-datasets>=4.9.8",
+        "tqdm",
+    ],
+    extras_require={
+        "gpu": ["jax[cuda12]"],
+        "tpu": ["jax[tpu]"],
+        "data": TRAIN_DATA,
+        "test": ["pytest>=8", "ruff==0.14.6", *TRAIN_DATA],
+    },
+    entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli:main"]},
+)
