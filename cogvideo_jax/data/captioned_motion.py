@@ -9,6 +9,7 @@ rows are of held-out combinations and odd rows of seen ones (whose very start ma
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -24,8 +25,9 @@ class MotionConfig(tfds.core.BuilderConfig):
     test_clips: int
 
     @classmethod
+    @functools.cache  # TFDS knows its own configs by identity
     def of(cls, *, train_clips: int, test_clips: int) -> "MotionConfig":
-        """The config of these sizes."""
+        """The config of these sizes; the same object for the same sizes."""
         if train_clips < 1 or test_clips < 1:
             raise ValueError(f"each split needs a clip, got train {train_clips} and test {test_clips}")
         return cls(name=f"clips_{train_clips}_{test_clips}", train_clips=train_clips, test_clips=test_clips)

@@ -4,19 +4,20 @@
       captions.jsonl      one line a video: {"file": "lion.mp4", "text": "a lion is drinking water"}
       lion.mp4 ...        mp4, webm, mov, mkv, avi, gif, animated webp; also in subfolders
 
-A source has random access by row. A row that cannot be read raises ValueError; iterating skips such rows. What was
-skipped, and why, stands in `source.skipped`.
+A source has random access by row. A row that cannot be read raises ValueError; iterating skips such rows.
+What was skipped, and why, stands in `source.skipped`.
 """
 
 import abc
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 from absl import logging
 
+from cogvideo_jax.data import motion
 from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig
 from cogvideo_jax.notation import UInt8
 from cogvideo_jax.runtime.video_io import read_video
@@ -174,6 +175,39 @@ def parse_row(line: bytes) -> tuple[str, tuple[str, ...]]:
     return str(file), tuple(texts)
 
 
+class ReadableClips:
+    """Random access for endless training: in place of a damaged row stands the next that can be read.
+
+    Clips are kept in memory while they fit into `memory` bytes, so that a small folder is decoded only once.
+    """
+
+    def __init__(self, source: Sequence[Clip], *, memory: int):
+        self.source, self.memory = source, memory
+        self._kept: dict[int, Clip] = {}
+        self._damaged: set[int] = set()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, row: int) -> Clip:
+        for candidate in ((row + step) % len(self) for step in range(len(self))):
+            if candidate in self._kept:
+                return self._kept[candidate]
+            if candidate not in self._damaged:
+                try:
+                    return self._keep(candidate, self.source[candidate])
+                except ValueError as error:
+                    self._damaged.add(candidate)
+                    logging.warning("skipped a clip: %s", error)
+        raise ValueError(f"not one of {len(self)} clips can be read")
+
+    def _keep(self, row: int, clip: Clip) -> Clip:
+        if clip.frames.nbytes <= self.memory:
+            self.memory -= clip.frames.nbytes
+            self._kept[row] = clip
+        return clip
+
+
 class MotionSource(ClipSource):
     """A split of the CaptionedMotion set, which is drawn first if it is not on disk yet."""
 
@@ -181,6 +215,7 @@ class MotionSource(ClipSource):
         """`split` is "train" or "test"; the numbers of clips choose the version of the set."""
         super().__init__()
         config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
+        config = CaptionedMotion.builder_configs.get(config.name, config)  # TFDS refuses a twin of its own
         builder = CaptionedMotion(data_dir=str(data_dir), config=config)
         builder.download_and_prepare()
         self.split = split
@@ -196,3 +231,20 @@ class MotionSource(ClipSource):
         record = self.records[row]
         texts = (record["english"].decode(), record["chinese"].decode())
         return Clip(record["frames"], float(record["fps"]), texts, self.name(row))
+
+
+def open_source(
+    name: str, *, size: int, data_dir: str | Path, train_clips: int, test_clips: int = 1_000
+) -> ClipSource:
+    """The clips of `captioned_motion` (its training split), or of the folder of that name.
+
+    Args:
+      name: "captioned_motion" or a folder with captions.jsonl.
+      size: side of the frames, pixels.
+      data_dir, train_clips, test_clips: where and how large the drawn set is.
+    """
+    if name != "captioned_motion":
+        return FolderSource(name, size=size)
+    if size != motion.SIZE:
+        raise ValueError(f"captioned_motion has frames of {motion.SIZE} pixels, not {size}")
+    return MotionSource(data_dir, split="train", train_clips=train_clips, test_clips=test_clips)

@@ -1,9 +1,10 @@
 """Multi-frame-rate training (section 3.1 of the paper): which frames of a video make one clip of 5 frames.
 
-Training clips of a fixed frame rate cut actions in half: "a lion is drinking water" cut to the half second in which
-it bends down teaches the wrong thing. So for every video and caption the LOWEST preset frame rate that still yields
-5 frames is taken, which spreads them over as much of the action as possible, and the rate is told to the model as a
-phrase in front of the caption: the seconds from the first to the last of five frames, "4.0秒" at 1 frame/s.
+Training clips of a fixed frame rate cut actions in half: "a lion is drinking water" cut to the half second
+in which it bends down teaches the wrong thing. So for every video and caption the LOWEST preset frame rate
+that still yields 5 frames is taken, which spreads them over as much of the action as possible. The rate is
+told to the model as a phrase in front of the caption: the seconds from the first to the last of five frames,
+"4.0秒" at 1 frame/s.
 
 Source frames are taken to stand at times i / source_fps.
 """

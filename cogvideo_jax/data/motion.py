@@ -118,12 +118,8 @@ def held_out(object: str, colour: str, action: str) -> bool:
 def draw_spec(rng: np.random.Generator, combination: tuple[str, str, str]) -> MotionSpec:
     """A clip of the combination with a random start, and a random handwriting if it is a digit."""
     thing, colour, action = combination
-    if (
-        thing not in OBJECTS
-        or colour not in COLOURS
-        or action not in ACTIONS
-        or combination == ("ball", "spins")
-    ):
+    known = thing in OBJECTS and colour in COLOURS and action in ACTIONS
+    if not known or (thing, action) == ("ball", "spins"):
         raise ValueError(f"no such combination of object, colour and action: {combination}")
     xs, ys = start_choices(action)
     start = (int(rng.choice(xs)), int(rng.choice(ys)))

@@ -118,3 +118,39 @@ def cogvideo_stage1() -> TransformerConfig:
 def cogvideo_stage2() -> TransformerConfig:
     """Interpolation of two frames between three: shifted windows of 10 x 10."""
     return _released(interpolation_layout(text_length=64, grid=20), window=10)
+
+
+def _demo(layout: ClipLayout, **changes) -> TransformerConfig:
+    """What two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 512 text pieces."""
+    sizes = dict(
+        layout=layout,
+        vocab_size=1539,
+        image_codes=1024,
+        boi=1536,
+        width=128,
+        heads=4,
+        layers=4,
+        mlp_width=512,
+        base_positions=88,
+        first_frame_position=24,
+        extra_positions=256,
+        temporal=True,
+        window=None,
+        dropout=0.0,
+    )
+    return TransformerConfig(**{**sizes, **changes})
+
+
+def demo_base() -> TransformerConfig:
+    """One frame of the demo."""
+    return _demo(base_layout(text_length=24, grid=8), temporal=False, extra_positions=0)
+
+
+def demo_stage1() -> TransformerConfig:
+    """Key frames of the demo."""
+    return _demo(keyframe_layout(text_length=24, grid=8))
+
+
+def demo_stage2() -> TransformerConfig:
+    """Interpolation of the demo, in shifted windows of 4 x 4."""
+    return _demo(interpolation_layout(text_length=24, grid=8), window=4)

@@ -1,8 +1,8 @@
 """Videos and pictures on disk <-> uint8 frames [T, H, W, 3].
 
-mp4, webm and the like go through PyAV; gif, animated webp and png through Pillow, transparency over white (PyAV cannot
-decode animated webp). Reading is by timestamp, so any frame rate, also a variable one, comes out at the one asked for.
-Files are written under a temporary name and renamed when they are whole.
+mp4, webm and the like go through PyAV; gif, animated webp and png through Pillow, transparency over white
+(PyAV cannot decode animated webp). Reading is by timestamp, so that any frame rate, also a variable one,
+comes out at the one asked for. Files are written under a temporary name and renamed when they are whole.
 """
 
 import contextlib
@@ -25,12 +25,12 @@ PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
 READ_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, SyntaxError, IndexError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
-TIMESTAMP_ROUNDING = 1e-3  # webm and gif keep milliseconds
+TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
 DEFAULT_DURATION = 0.1  # seconds; what browsers show a gif frame for that states none
 LABEL_HEIGHT = 14
 
 
-# Reading ---------------------------------------------------------------------------------------------------------
+# Reading ------------------------------------------------------------------------------------------
 
 
 def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | None = None) -> Frames:
@@ -135,10 +135,10 @@ def _pixels(image: Image.Image, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
 
 
-# Writing ---------------------------------------------------------------------------------------------------------
+# Writing ------------------------------------------------------------------------------------------
 
 
 def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:

@@ -1,7 +1,7 @@
-"""The code book: nearest code, straight-through gradient, look-up, and learning by moving averages (van den Oord 2017, appendix).
+"""The code book: nearest code, straight-through gradient, look-up, and learning by moving averages.
 
-Codes are never touched by the gradient. Each code follows the mean of the latents that chose it; a code that nobody
-chooses is put onto a latent of the batch that no code fits yet.
+As in VQ-VAE (van den Oord 2017, appendix A.1) codes are never touched by the gradient: each follows the mean
+of the latents that chose it. A code that nobody chooses is put onto a latent of the batch that no code fits yet.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cogvideo_jax.notation import Array, Float, Int
 
 LATENTS_PER_CHUNK = 4096  # bounds the distance table to 4096 x C floats (330 MB at C = 20,000)
-SMALLEST_COUNT = 1e-5  # keeps an unused code finite
+SMALLEST_COUNT = 1e-5  # a code used less than this stays where it is
 
 
 @flax.struct.dataclass
@@ -70,10 +70,11 @@ def straight_through(latents: Float[Array, "*M E"], quantised: Float[Array, "*M 
 
 
 def init_from_latents(latents: Float[Array, "M E"], rng: Array, *, size: int) -> Codebook:
-    """Codes on data, chosen one by one with probability proportional to the squared distance to those chosen before.
+    """Codes on data, drawn one by one with probability proportional to the squared distance to those so far.
 
-    This is the seeding of k-means++ (Arthur 2007): the background, however frequent, is taken once, because afterwards
-    its distance is zero.
+    This is the seeding of k-means++ (Arthur 2007): the background, however frequent, is taken once, because
+    afterwards its distance is zero. Where there are fewer distinct latents than codes, the spare codes have a
+    count of 0 and restart with the first batch that has more.
     """
     first_rng, rng = jax.random.split(rng)
     first = latents[jax.random.randint(first_rng, (), 0, latents.shape[0])]
@@ -86,19 +87,22 @@ def init_from_latents(latents: Float[Array, "M E"], rng: Array, *, size: int) ->
     distance = jnp.square(latents - first).sum(axis=-1)
     _, others = jax.lax.scan(choose, distance, jax.random.split(rng, size - 1))
     vectors = jnp.concatenate([first[None], others])
-    return Codebook(vectors, jnp.ones(size), jnp.copy(vectors))  # a donated buffer must not be shared
+    ids = nearest_code(latents, vectors)
+    used = jnp.zeros(size).at[ids].set(1.0)
+    return Codebook(vectors, used, vectors * used[:, None])
 
 
 def ema_update(
     codebook: Codebook, latents: Float[Array, "M E"], ids: Int[Array, "M"], *, decay: float
 ) -> tuple[Codebook, Float[Array, "C"]]:
-    """Moves every code towards the mean of the latents that chose it; also returns how many did in this batch."""
+    """Moves every code towards the mean of the latents that chose it; also returns how many did."""
     size = codebook.vectors.shape[0]
     counts = jax.ops.segment_sum(jnp.ones(ids.shape, jnp.float32), ids, size)
     sums = jax.ops.segment_sum(latents.astype(jnp.float32), ids, size)
     cluster_size = decay * codebook.cluster_size + (1.0 - decay) * counts
     embed_avg = decay * codebook.embed_avg + (1.0 - decay) * sums
-    vectors = embed_avg / jnp.maximum(cluster_size, SMALLEST_COUNT)[:, None]
+    mean = embed_avg / jnp.maximum(cluster_size, SMALLEST_COUNT)[:, None]
+    vectors = jnp.where(cluster_size[:, None] > SMALLEST_COUNT, mean, codebook.vectors)
     return Codebook(vectors, cluster_size, embed_avg), counts
 
 
@@ -112,15 +116,18 @@ def restart_dead_codes(
 ) -> tuple[Codebook, Int[Array, ""]]:
     """Puts codes with `cluster_size < below` onto latents of the batch; also returns how many moved.
 
-    Latents are drawn without replacement, with probability proportional to their squared distance to their present
-    code: what is already well described, such as the background, is not drawn again. A restarted code begins with a
-    count of 1, so it has log(1 / below) / log(1 / decay) batches to find its users.
+    Latents are drawn without replacement, with probability proportional to the squared distance to their code.
+    Those much closer than the average are well described already, such as the background, and are not drawn; a
+    dead code for which none is left waits for the next batch. A restarted code begins with a count of 1, so it
+    has log(1 / below) / log(1 / decay) batches to find its users.
     """
     dead = codebook.cluster_size < below
+    ill_fitted = squared_distance > 0.5 * squared_distance.mean()
     noise = jax.random.gumbel(rng, squared_distance.shape)
-    order = jnp.argsort(-(jnp.log(squared_distance + 1e-12) + noise))
+    scores = jnp.where(ill_fitted, jnp.log(squared_distance) + noise, -jnp.inf)
+    order = jnp.argsort(-scores)
     rank = jnp.cumsum(dead) - 1
-    moved = dead & (rank < latents.shape[0])
+    moved = dead & (rank < ill_fitted.sum())
     candidates = latents[order[jnp.clip(rank, 0, latents.shape[0] - 1)]].astype(jnp.float32)
     vectors = jnp.where(moved[:, None], candidates, codebook.vectors)
     cluster_size = jnp.where(moved, 1.0, codebook.cluster_size)

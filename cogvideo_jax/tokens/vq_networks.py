@@ -1,16 +1,16 @@
-"""The convolutional half of the image tokenizer: pixels -> latents and code vectors -> pixels (CogView2's hierarchical VQ-VAE).
+"""The convolutional half of the image tokenizer (CogView2's hierarchical VQ-VAE): pixels <-> code vectors.
 
-    pixels --Encoder--> /4 --DownSampler--> /8 --DownSampler--> /16        one latent grid per rate
-                         |                   |                    |
-                      Decoder(4)          Decoder(8)          Decoder(16)   one decoder per rate, one shared code book
+    pixels --Encoder--> /4 --DownSampler--> /8 --DownSampler--> /16      latents of each rate
+                         :                   :                   :       nearest code of one shared code book
+                     Decoder(4)          Decoder(8)         Decoder(16)  a decoder for each rate
 
-Everything is channels-last. A *rate* is pixels per token side: 160x160 pixels at rate 8 are 20x20 tokens. `OFFICIAL` is
-the released model. `DEMO` has a *local* encoder: the code of an 8x8 patch depends on that patch alone, so that an empty
-background is one code, whatever moves elsewhere.
+Everything is channels-last. A *rate* is pixels per token side: 160x160 pixels at rate 8 are 20x20 tokens.
+`OFFICIAL` is the released model. `DEMO` has a *local* encoder: the code of an 8x8 patch depends on that patch
+alone, so that an empty background is one code, whatever moves elsewhere.
 """
 
 import dataclasses
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 import flax.linen as nn
@@ -20,8 +20,8 @@ import jax.numpy as jnp
 from cogvideo_jax.notation import Array, Float, UInt8
 
 
-class Norm(str, Enum):
-    """What a normalisation looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm over channels)."""
+class Norm(StrEnum):
+    """What a norm looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm)."""
 
     GROUP = "group"
     PIXEL = "pixel"
@@ -38,11 +38,11 @@ class VQConfig:
       latent_channels: channels of the encoder's output, before the projection to `code_width`.
       encoder_channels, encoder_multipliers: widths of the encoder's levels, highest resolution first.
       encoder_res_blocks: residual blocks of each level.
-      encoder_patch: kernel and stride of the first convolution; 1 keeps the pixel grid and uses `encoder_kernel`.
+      encoder_patch: kernel and stride of the first convolution; 1 keeps the pixels, with `encoder_kernel`.
       encoder_kernel: side of the other encoder convolutions.
       encoder_downsample_kernel: 3 (padded right and bottom, the released model) or 2 (no padding).
       encoder_norm, encoder_attention: the norm, and whether the middle has an attention block.
-      decoder_channels, decoder_multipliers: widths of each decoder's levels, highest resolution first, per rate.
+      decoder_channels, decoder_multipliers: widths of its levels, highest resolution first, per rate.
       decoder_res_blocks: residual blocks of each level.
       decoder_patch: the last convolution writes patches of this side; 1 writes pixels.
       decoder_kernel: side of the decoder convolutions.
@@ -80,7 +80,9 @@ class VQConfig:
         reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
         if self.rates != tuple(reached * 2**i for i in range(len(self.rates))) or not self.rates:
             raise ValueError(f"rates must double from the encoder's {reached}, got {self.rates}")
-        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(self.rates):
+        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(
+            self.rates
+        ):
             raise ValueError(f"decoder settings must have one entry per rate {self.rates}")
         for rate, multipliers in zip(self.rates, self.decoder_multipliers):
             if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
@@ -123,7 +125,7 @@ DEMO = VQConfig(
     codebook_size=1024,
     code_width=32,
     latent_channels=64,
-    encoder_channels=128,
+    encoder_channels=96,
     encoder_multipliers=(1,),
     encoder_res_blocks=1,
     encoder_patch=8,
@@ -131,10 +133,10 @@ DEMO = VQConfig(
     encoder_downsample_kernel=2,
     encoder_norm=Norm.PIXEL,
     encoder_attention=False,
-    decoder_channels=32,
-    decoder_multipliers=((1, 2, 3),),
+    decoder_channels=40,
+    decoder_multipliers=((1, 2),),
     decoder_res_blocks=1,
-    decoder_patch=2,
+    decoder_patch=4,
     decoder_kernel=3,
     decoder_norm=Norm.PIXEL,
     decoder_attention=False,
@@ -143,6 +145,20 @@ DEMO = VQConfig(
     mean=(0.5, 0.5, 0.5),
     std=(0.5, 0.5, 0.5),
 )
+
+
+def config_from_dict(values: dict) -> VQConfig:
+    """The inverse of `dataclasses.asdict`, as read from JSON; ValueError on unknown or missing keys."""
+
+    def tuples(value):
+        return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+    try:
+        plain = {name: tuples(value) for name, value in values.items()}
+        norms = {name: Norm(plain[name]) for name in ("encoder_norm", "decoder_norm")}
+        return VQConfig(**{**plain, **norms})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a tokenizer configuration: {error}") from error
 
 
 def normalise(frames: UInt8[Array, "*B H W 3"], config: VQConfig) -> Float[Array, "*B H W 3"]:
@@ -165,7 +181,7 @@ def pixel_attention(
 
 
 class Normalise(nn.Module):
-    """GroupNorm over the image or layer norm over one position, epsilon 1e-6; parameters `scale` and `bias`."""
+    """GroupNorm over the image or layer norm over one position, epsilon 1e-6."""
 
     norm: Norm
     groups: int
@@ -197,7 +213,9 @@ class _Block(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def conv(self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME") -> nn.Conv:
+    def conv(
+        self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME"
+    ) -> nn.Conv:
         side = self.kernel if kernel is None else kernel
         settings = dict(padding=padding, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
         return nn.Conv(width, (side, side), strides=(stride, stride), **settings)
@@ -265,7 +283,9 @@ class Encoder(_Block):
                 down = dict(kernel=self.downsample_kernel, stride=2, padding=(pad, pad))
                 x = self.conv(x.shape[-1], f"level{level - 1}_down", **down)(x)
             for block in range(self.res_blocks):
-                x = self.same(ResidualBlock, f"level{level}_block{block}", width=self.channels * multiplier)(x)
+                x = self.same(ResidualBlock, f"level{level}_block{block}", width=self.channels * multiplier)(
+                    x
+                )
         x = self.middle(x, attention=self.attention)
         return self.conv(self.latent_channels, "conv_out")(nn.swish(self.normalised(x, "norm_out")))
 
@@ -356,14 +376,10 @@ class VQNetworks(nn.Module):
 
     def encode(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w E"]:
         """Normalised pixels -> the latents that are compared with the code book."""
-        return self.project(self.features(images, rate=rate))
-
-    def features(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w F"]:
-        """Normalised pixels -> the encoder's output at a rate, before the projection to the width of the codes."""
         x = self.encoder(images)
         for down_sampler in self.down_samplers[: self.config.rates.index(rate)]:
             x = down_sampler(x)
-        return x
+        return self.project(x)
 
     def decode(self, vectors: Float[Array, "B h w E"], *, rate: int) -> Float[Array, "B H W 3"]:
         """Code vectors -> normalised pixels."""

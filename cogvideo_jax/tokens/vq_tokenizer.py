@@ -5,14 +5,16 @@ import functools
 import hashlib
 import json
 import math
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.notation import Array, Float, Int, UInt8
-from cogvideo_jax.tokens.codebook import look_up, nearest_code
-from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, normalise, to_unit_range
+from cogvideo_jax.runtime.weights import load_weights
+from cogvideo_jax.tokens.codebook import Codebook, look_up, nearest_code
+from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, config_from_dict, normalise, to_unit_range
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rate"))
@@ -47,7 +49,7 @@ class VQTokenizer:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """16 hex digits that change with the config, the networks or the codes (not with the codes' statistics)."""
+        """16 hex digits that change with the config, the networks or the codes (not their statistics)."""
         digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
         weights = {"networks": self.params["networks"], "codes": self.params["codebook"].vectors}
         for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
@@ -94,3 +96,17 @@ class VQTokenizer:
         if rate not in self.config.rates:
             raise ValueError(f"rate must be one of {self.config.rates}, got {rate}")
         return rate
+
+
+def load_tokenizer(path: str | Path) -> VQTokenizer:
+    """Reads the weights that `cogvideo train` wrote for the part "tokenizer".
+
+    Raises:
+      ValueError: the file is missing, damaged, or holds another part.
+    """
+    tree, description = load_weights(path)
+    if description.get("kind") != "tokenizer":
+        raise ValueError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
+    tree = jax.tree.map(jnp.asarray, tree)
+    params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
+    return VQTokenizer(config_from_dict(description["config"]), params)

@@ -1,4 +1,4 @@
-"""One training step of the image tokenizer: reconstruction and commitment by gradient, the code book by moving averages."""
+"""One training step of the image tokenizer: networks by gradient, the code book by moving averages."""
 
 from typing import NamedTuple
 
@@ -57,7 +57,9 @@ def init_vq_state(
     return VQState(jnp.zeros((), jnp.int32), params, tx.init(params), codebook)
 
 
-def foreground_mask(frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]) -> Float[Array, "B H W 1"]:
+def foreground_mask(
+    frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]
+) -> Float[Array, "B H W 1"]:
     """1 where a pixel differs from the background colour."""
     differs = (frames != jnp.asarray(background, jnp.uint8)).any(axis=-1, keepdims=True)
     return differs.astype(jnp.float32)
@@ -94,8 +96,8 @@ def vq_train_step(
       foreground_weight: weight of pixels that differ from `background`; the others weigh 1.
 
     Returns:
-      The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels), perplexity (of
-      the ids of this batch), restarted (codes).
+      The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels),
+      perplexity (of the ids of this batch), restarted (codes).
     """
     target = normalise(frames, config)
     foreground = foreground_mask(frames, background)

@@ -1,0 +1,7 @@
+"""`python -m cogvideo_jax` is `cogvideo`."""
+
+import sys
+
+from cogvideo_jax.cli import main
+
+sys.exit(main())

@@ -1,0 +1,154 @@
+"""One cached video -> one training example: which frames, in which slots, behind which text.
+
+| stage         | text                           | frames                                           |
+|---------------|--------------------------------|--------------------------------------------------|
+| base          | caption [+ " 高清摄影"]          | one; the suffix marks the first of the video     |
+| key frames    | "4.0秒" <n> caption             | 5 at the lowest preset rate that yields 5        |
+| interpolation | "1.0秒" <n> caption             | 5 at a random rate, those of odd time at the end |
+
+The parts of a text are tokenised one by one and joined. The text is padded on the left, as in the released
+data. Targets, loss weights and masks follow from the ClipLayout and are made in the training step.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, TypedDict
+
+import numpy as np
+
+from cogvideo_jax.data import frame_rate
+from cogvideo_jax.data.tokenize import TokenClip
+from cogvideo_jax.notation import Bool, Int
+from cogvideo_jax.tokens.sequence import ClipLayout
+
+GUIDANCE_TEXT = "视频"  # "video": the text against which the samplers guide
+FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for the first frame of a clip
+
+
+class TextTokenizer(Protocol):
+    """What is needed of tokens/text.py."""
+
+    newline_id: int
+    pad_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without padding or specials."""
+
+
+class Example(TypedDict):
+    """Arrays of one example, a dict because grain stacks dicts of arrays into batches."""
+
+    text: Int[np.ndarray, "S"]  # int32, padded on the left
+    text_mask: Bool[np.ndarray, "S"]  # False on pads
+    frames: Int[np.ndarray, "T N"]  # int32, in the order of slots
+
+
+def base_example(
+    clip: TokenClip,
+    rng: np.random.Generator,
+    *,
+    text: TextTokenizer,
+    layout: ClipLayout,
+    first_frame_suffix: str,
+    first_frame_probability: float,
+    text_dropout: float,
+) -> Example:
+    """One frame behind the caption alone: CogView2's task, with a suffix that asks for a first frame.
+
+    Args:
+      clip: a cached video.
+      rng: all randomness of the example.
+      text: text tokenizer.
+      layout: `base_layout`.
+      first_frame_suffix: stands behind the caption when the frame is the first of the video.
+      first_frame_probability: of taking the first frame; otherwise any frame, without suffix.
+      text_dropout: probability of GUIDANCE_TEXT in place of the caption.
+    """
+    caption = _caption(clip, rng, text_dropout)
+    first = rng.random() < first_frame_probability
+    index = 0 if first else rng.integers(len(clip.frames))
+    ids = text.encode(caption + first_frame_suffix if first else caption)
+    return _example(ids, clip.frames[[index]], text=text, layout=layout)
+
+
+def keyframe_example(
+    clip: TokenClip,
+    rng: np.random.Generator,
+    *,
+    text: TextTokenizer,
+    layout: ClipLayout,
+    rates: Sequence[float],
+    text_dropout: float,
+) -> Example:
+    """Stage 1: frames at the lowest of `rates` that yields enough; a longer video starts anywhere.
+
+    Raises:
+      ValueError: the video is too short for every rate.
+    """
+    rate = frame_rate.lowest_rate(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
+    return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout)
+
+
+def interpolation_example(
+    clip: TokenClip,
+    rng: np.random.Generator,
+    *,
+    text: TextTokenizer,
+    layout: ClipLayout,
+    rates: Sequence[float],
+    text_dropout: float,
+) -> Example:
+    """Stage 2: frames at a random one of those `rates` (2, 4, 8 frames/s in the paper) that yield enough.
+
+    Raises:
+      ValueError: the video is too short for every rate.
+    """
+    enough = frame_rate.enough_rates(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
+    rate = enough[rng.integers(len(enough))]
+    return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout)
+
+
+def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]:
+    """Ids of "{duration}秒" <n> caption, the text of both video stages."""
+    return [*text.encode(frame_rate.duration_phrase(fps)), text.newline_id, *text.encode(caption)]
+
+
+def left_pad_text(
+    ids: Sequence[int], *, length: int, pad_id: int
+) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
+    """(ids, mask) of `length`: pads in front, False in the mask; of longer texts the first `length` ids."""
+    kept = np.asarray(ids[:length], np.int32)
+    padded = np.full(length, pad_id, np.int32)
+    mask = np.arange(length) >= length - len(kept)
+    padded[mask] = kept
+    return padded, mask
+
+
+def _clip_example(
+    clip: TokenClip,
+    rng: np.random.Generator,
+    *,
+    rate: float,
+    text: TextTokenizer,
+    layout: ClipLayout,
+    text_dropout: float,
+) -> Example:
+    indices = frame_rate.random_indices(
+        rng, len(clip.frames), source_fps=clip.fps, rate=rate, frames=layout.frames
+    )
+    ids = clip_text_ids(_caption(clip, rng, text_dropout), fps=rate, text=text)
+    return _example(ids, clip.frames[indices[layout.times()]], text=text, layout=layout)
+
+
+def _caption(clip: TokenClip, rng: np.random.Generator, text_dropout: float) -> str:
+    """One of the captions, or the guidance text, so that the model learns to be guided against it."""
+    caption = clip.texts[rng.integers(len(clip.texts))]
+    return GUIDANCE_TEXT if rng.random() < text_dropout else caption
+
+
+def _example(
+    ids: list[int], frames: Int[np.ndarray, "T N"], *, text: TextTokenizer, layout: ClipLayout
+) -> Example:
+    if frames.shape != (layout.frames, layout.frame_tokens):
+        raise ValueError(f"the layout wants frames {layout.frames, layout.frame_tokens}, got {frames.shape}")
+    padded, mask = left_pad_text(ids, length=layout.text_length, pad_id=text.pad_id)
+    return {"text": padded, "text_mask": mask, "frames": frames.astype(np.int32)}

@@ -1,0 +1,262 @@
+"""Run once before training: clips -> token ids on disk, so that training never sees a pixel.
+
+    cache/
+      plan.json                     what the cache is made of; a second run must agree with it
+      shard-00000.array_record      records: msgpack of {frames [T, N], texts, fps, name}
+      shard-00000.json              written last: the shard is whole; clips in it, and what was skipped
+      meta.json                     written at the very end: the plan, grid, numbers of clips, skipped list
+
+Every clip is encoded at the top frame rate; lower rates are taken from its ids later (examples.py).
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+from array_record.python.array_record_module import ArrayRecordWriter
+from flax import serialization
+from tqdm import tqdm
+
+from cogvideo_jax.data import frame_rate
+from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.notation import Int, UInt8
+
+Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
+
+
+class TokenClip(NamedTuple):
+    """One video as ids."""
+
+    frames: Int[np.ndarray, "T N"]  # image codes of every frame, int32
+    fps: float  # frames/s
+    texts: tuple[str, ...]  # captions
+    name: str
+
+
+# Writing ---------------------------------------------------------------------------------------------
+
+
+def write_token_cache(
+    source: ClipSource,
+    encode: Encode,
+    out: str | Path,
+    *,
+    fingerprint: str,
+    top_fps: float = 8.0,
+    clips_per_shard: int = 256,
+    frames_per_call: int = 256,
+) -> "TokenCache":
+    """Encodes every clip of the source and returns the finished cache.
+
+    Whole shards of an interrupted run are kept; damaged clips are skipped, counted and named in meta.json.
+
+    Args:
+      source: the clips.
+      encode: uint8 frames -> ids; always called with exactly `frames_per_call` frames, so it compiles once.
+      out: folder of the cache.
+      fingerprint: names the tokenizer; a cache of one tokenizer is refused by another.
+      top_fps: frames/s of the cache; clips of a higher rate are thinned out.
+      clips_per_shard: rows of the source to a file.
+      frames_per_call: frames of one call of `encode`.
+    Raises:
+      ValueError: the folder holds a cache of other settings, or no clip could be used.
+    """
+    out = Path(out)
+    plan = {
+        "fingerprint": fingerprint,
+        "top_fps": top_fps,
+        "clips_per_shard": clips_per_shard,
+        "rows": len(source),
+        "source": _digest(source),
+    }
+    _agree_on(plan, out)
+    if not (out / "meta.json").exists():
+        starts = range(0, len(source), clips_per_shard)
+        with tqdm(total=len(source), unit="clip", desc="tokenize", disable=None) as bar:
+            for shard, start in enumerate(starts):
+                rows = range(start, min(start + clips_per_shard, len(source)))
+                if not _shard_notes(out, shard).exists():
+                    clips = _readable(source, rows, top_fps=top_fps)
+                    encoded = _encoded(clips, encode, frames_per_call=frames_per_call)
+                    _write_shard(out, shard, encoded, source=source, rows=rows)
+                bar.update(len(rows))
+                logging.info("tokenized shard %d of %d", shard + 1, len(starts))
+        _write_meta(out, plan, shards=len(starts), source=source)
+    return TokenCache(out, fingerprint)
+
+
+def _digest(source: ClipSource) -> str:
+    names = "\n".join(source.name(row) for row in range(len(source)))
+    return hashlib.sha256(names.encode()).hexdigest()[:16]
+
+
+def _agree_on(plan: dict, out: Path) -> None:
+    """Writes the plan, or checks that the one begun in this folder is the same."""
+    begun = out / "plan.json"
+    if begun.exists():
+        old = _read_json(begun)
+        differing = [key for key in plan if old.get(key) != plan[key]]
+        if differing:
+            raise ValueError(
+                f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder"
+            )
+    else:
+        _write_json(begun, plan)
+
+
+def _readable(source: ClipSource, rows: Iterable[int], *, top_fps: float) -> Iterator[Clip]:
+    """The clips of some rows at no more than `top_fps`; damaged ones are noted in source.skipped."""
+    for row in rows:
+        try:
+            clip = source[row]
+        except ValueError as error:
+            source.skip(source.name(row), str(error))
+            continue
+        if clip.fps > top_fps:
+            count = frame_rate.frames_at_rate(len(clip.frames), clip.fps, rate=top_fps)
+            thin = clip.frames[frame_rate.offsets_at_rate(clip.fps, rate=top_fps, frames=count)]
+            clip = Clip(thin, top_fps, clip.texts, clip.name)
+        yield clip
+
+
+def _encoded(clips: Iterable[Clip], encode: Encode, *, frames_per_call: int) -> Iterator[TokenClip]:
+    """Encodes several clips in one call: their frames are joined, cut to full calls, the last padded."""
+    waiting: list[Clip] = []
+    for clip in clips:
+        waiting.append(clip)
+        if sum(len(clip.frames) for clip in waiting) >= frames_per_call:
+            yield from _encode_together(waiting, encode, frames_per_call)
+            waiting = []
+    if waiting:
+        yield from _encode_together(waiting, encode, frames_per_call)
+
+
+def _encode_together(clips: list[Clip], encode: Encode, frames_per_call: int) -> Iterator[TokenClip]:
+    frames = np.concatenate([clip.frames for clip in clips])
+    padded = np.pad(frames, ((0, -len(frames) % frames_per_call), (0, 0), (0, 0), (0, 0)))
+    calls = [np.asarray(encode(part)) for part in np.split(padded, len(padded) // frames_per_call)]
+    ids = np.concatenate(calls)[: len(frames)]
+    ends = np.cumsum([len(clip.frames) for clip in clips])
+    for clip, part in zip(clips, np.split(ids, ends[:-1])):
+        yield TokenClip(part, clip.fps, clip.texts, clip.name)
+
+
+def _write_shard(
+    out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range
+) -> None:
+    path = _shard_path(out, shard)
+    part = path.with_suffix(".part")
+    writer = ArrayRecordWriter(str(part), "group_size:1")
+    clips, tokens, shortest = 0, 0, math.inf
+    try:
+        for clip in encoded:
+            writer.write(_pack(clip))
+            clips, tokens = clips + 1, clip.frames.shape[1]
+            shortest = min(shortest, len(clip.frames) / clip.fps)
+    finally:
+        writer.close()
+    os.replace(part, path)
+    names = {source.name(row) for row in rows}
+    skipped = [list(entry) for entry in source.skipped if entry[0] in names]
+    notes = {"clips": clips, "frame_tokens": tokens, "skipped": skipped}
+    _write_json(_shard_notes(out, shard), notes | {"shortest_seconds": shortest if clips else None})
+
+
+def _write_meta(out: Path, plan: dict, *, shards: int, source: ClipSource) -> None:
+    notes = [_read_json(_shard_notes(out, shard)) for shard in range(shards)]
+    full = [note for note in notes if note["clips"]]
+    damaged = [entry for note in notes for entry in note["skipped"]]
+    unlisted = [
+        list(entry) for entry in source.skipped if list(entry) not in damaged
+    ]  # e.g. lines of captions.jsonl
+    if not full:
+        raise ValueError(f"not one clip could be used: {damaged[:3]}")
+    frame_tokens = full[0]["frame_tokens"]
+    meta = {
+        "grid": math.isqrt(frame_tokens),
+        "frame_tokens": frame_tokens,
+        "clips": sum(note["clips"] for note in notes),
+        "clips_in_shard": [note["clips"] for note in notes],
+        "shortest_seconds": min(note["shortest_seconds"] for note in full),
+        "skipped": unlisted + damaged,
+    }
+    _write_json(out / "meta.json", plan | meta)
+
+
+def _shard_path(out: Path, shard: int) -> Path:
+    return out / f"shard-{shard:05d}.array_record"
+
+
+def _shard_notes(out: Path, shard: int) -> Path:
+    return out / f"shard-{shard:05d}.json"
+
+
+def _write_json(path: Path, value: dict) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".json.part")
+    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def _read_json(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _pack(clip: TokenClip) -> bytes:
+    smallest = np.uint16 if clip.frames.max(initial=0) <= np.iinfo(np.uint16).max else np.int32
+    record = {"frames": clip.frames.astype(smallest), "texts": list(clip.texts)}
+    return serialization.msgpack_serialize(record | {"fps": float(clip.fps), "name": clip.name})
+
+
+# Reading ---------------------------------------------------------------------------------------------
+
+
+class TokenCache:
+    """Random access to a finished cache: `cache[row]` is a TokenClip."""
+
+    def __init__(self, path: str | Path, fingerprint: str | None = None):
+        """Opens a cache.
+
+        Args:
+          path: folder that `write_token_cache` filled.
+          fingerprint: of the tokenizer in use; None takes a cache of any.
+        Raises:
+          ValueError: no finished cache there, or one of another tokenizer.
+        """
+        self.path = Path(path)
+        if not (self.path / "meta.json").exists():
+            raise ValueError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
+        self.meta = _read_json(self.path / "meta.json")
+        if fingerprint is not None and fingerprint != self.meta["fingerprint"]:
+            made_by = self.meta["fingerprint"]
+            raise ValueError(
+                f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again"
+            )
+        counts = self.meta["clips_in_shard"]
+        shards = [str(_shard_path(self.path, shard)) for shard, clips in enumerate(counts) if clips]
+        self._records = ArrayRecordDataSource(shards)
+
+    @property
+    def fingerprint(self) -> str:
+        """The tokenizer that made it."""
+        return self.meta["fingerprint"]
+
+    @property
+    def grid(self) -> int:
+        """h = w of the token grid."""
+        return self.meta["grid"]
+
+    def __len__(self) -> int:
+        return self.meta["clips"]
+
+    def __getitem__(self, row: int) -> TokenClip:
+        record = serialization.msgpack_restore(self._records[row])
+        frames = record["frames"].astype(np.int32)
+        return TokenClip(frames, record["fps"], tuple(record["texts"]), record["name"])

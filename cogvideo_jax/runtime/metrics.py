@@ -1,0 +1,50 @@
+"""Figures of a run: JSON lines on disk, a progress bar on a terminal, plain log lines elsewhere."""
+
+import json
+import sys
+from pathlib import Path
+
+from absl import logging
+from tqdm import tqdm
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl`; lines after `first_step` of an interrupted run are dropped, they will come again."""
+
+    def __init__(self, path: Path, *, first_step: int, steps: int):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _lines(path) if line["step"] <= first_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._bar = progress_bar(total=steps, initial=first_step, unit="step")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line; the bar shows the loss."""
+        self._file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
+        self._file.flush()
+        shown = {name: f"{values[name]:.4g}" for name in ("loss", "tokens_per_second") if name in values}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if self._bar.disable:
+            logging.info("step %d %s", step, " ".join(f"{k}={v}" for k, v in shown.items()))
+
+    def close(self) -> None:
+        """Flushes the file and ends the bar."""
+        self._file.close()
+        self._bar.close()
+
+
+def progress_bar(**options) -> tqdm:
+    """A bar on stderr if that is a terminal, else a silent counter."""
+    return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+
+
+def _lines(path: Path) -> list[dict]:
+    """Readable lines of an earlier run; a kill may have cut the last one."""
+    lines = []
+    for line in path.read_text().splitlines() if path.exists() else []:
+        try:
+            lines.append(json.loads(line))
+        except json.JSONDecodeError:
+            logging.warning("%s: dropped a damaged line", path)
+    return lines

@@ -1,0 +1,38 @@
+"""A tree of arrays and the JSON that describes it, in one safetensors file. Nothing in it can run code."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from cogvideo_jax.notation import PyTree
+
+
+def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
+    """Writes under a temporary name first, so that an interrupted write leaves no half file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(tree, sep="/").items()}
+    draft = path.with_name(path.name + ".partial")
+    safetensors.numpy.save_file(flat, draft, metadata={"description": json.dumps(description)})
+    draft.replace(path)
+
+
+def load_weights(path: str | Path) -> tuple[PyTree, dict]:
+    """The tree (NumPy arrays) and its description.
+
+    Raises:
+      ValueError: one sentence, if the file is missing, damaged or lacks the description.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            description = json.loads((file.metadata() or {})["description"])
+            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except FileNotFoundError as error:
+        raise ValueError(f"weights {path} do not exist; train them or pass another folder") from error
+    except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
+        raise ValueError(f"{path} is not a weights file of this project, or it is damaged") from error
+    return unflatten_dict(flat, sep="/"), description

@@ -1,0 +1,88 @@
+"""From logits to one token: guidance, and cluster sampling ("CogLM strategy" of the 2022 code).
+
+A cluster is a set of similar image codes. First a cluster is drawn among the most likely ones, at one temperature, then
+a code inside it, at that temperature times another. Models without cluster labels use one cluster a code.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+from cogvideo_jax.notation import Array, Float, Int, Key
+
+FORBIDDEN = -65_504.0  # the lowest float16, as in the 2022 code
+
+
+@dataclasses.dataclass(frozen=True)
+class Strategy:
+    """How a token is drawn.
+
+    Attributes:
+      temperature: of the clusters.
+      top_clusters: how many of the most likely clusters are kept.
+      token_temperature: further factor for the codes inside the chosen cluster.
+      greedy: the most likely cluster and its most likely code instead of random ones.
+    """
+
+    temperature: float
+    top_clusters: int
+    token_temperature: float = 0.89
+    greedy: bool = False
+
+    def __post_init__(self):
+        if self.temperature <= 0 or self.token_temperature <= 0 or self.top_clusters < 1:
+            raise ValueError(f"temperatures must be positive and top_clusters at least 1, got {self}")
+
+
+FIRST_FRAME = Strategy(temperature=1.0, top_clusters=16)
+VIDEO = Strategy(temperature=1.05, top_clusters=12)
+
+
+def guide(logits: Float[Array, "2B C"], scale: float) -> Float[Array, "B C"]:
+    """Classifier-free guidance; the first half of the rows has the prompt, the second the guidance text."""
+    conditional, unconditional = jnp.split(logits, 2)
+    return unconditional + scale * (conditional - unconditional)
+
+
+def sample(
+    rngs: Key[Array, "B"], logits: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
+) -> Int[Array, "B"]:
+    """Draws one code a row; a row's draw depends on its own key and logits only.
+
+    Args:
+      labels: cluster of every code, 0..clusters-1.
+    """
+    keys = jax.vmap(lambda key: jax.random.split(key, 2))(rngs)
+    scaled = logits.astype(jnp.float32) / strategy.temperature
+    cluster = _draw(keys[:, 0], cluster_logits(scaled, strategy, labels, clusters), strategy)
+    inside = jnp.where(labels[None] == cluster[:, None], scaled / strategy.token_temperature, FORBIDDEN)
+    return _draw(keys[:, 1], inside, strategy)
+
+
+def cluster_logits(
+    scaled: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
+) -> Float[Array, "B clusters"]:
+    """Log probability of every cluster, those outside the top forbidden; not normalised again."""
+    probabilities = jax.nn.softmax(scaled, axis=-1)
+    totals = jax.ops.segment_sum(probabilities.T, labels, num_segments=clusters).T
+    kept, index = jax.lax.top_k(totals, min(strategy.top_clusters, clusters))
+    rows = jnp.arange(len(totals))[:, None]
+    return jnp.full_like(totals, FORBIDDEN).at[rows, index].set(jnp.log(kept))
+
+
+def token_probabilities(
+    logits: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
+) -> Float[Array, "B C"]:
+    """The exact law that `sample` draws from."""
+    scaled = logits.astype(jnp.float32) / strategy.temperature
+    cluster = jax.nn.softmax(cluster_logits(scaled, strategy, labels, clusters), axis=-1)
+    inside = jnp.exp(scaled / strategy.token_temperature - (scaled / strategy.token_temperature).max(1, keepdims=True))
+    totals = jax.ops.segment_sum(inside.T, labels, num_segments=clusters).T
+    return cluster[:, labels] * inside / totals[:, labels]
+
+
+def _draw(keys: Key[Array, "B"], logits: Float[Array, "B n"], strategy: Strategy) -> Int[Array, "B"]:
+    if strategy.greedy:
+        return jnp.argmax(logits, axis=-1)
+    return jax.vmap(jax.random.categorical)(keys, logits)

@@ -1,0 +1,132 @@
+"""The only training loop: config and workdir in, trained weights out. Reads as chapters."""
+
+import signal
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from absl import logging
+from ml_collections import ConfigDict
+
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.checkpoint import Checkpoints
+from cogvideo_jax.runtime.metrics import MetricsWriter
+from cogvideo_jax.training.parts import Part, build_part
+from cogvideo_jax.training.state import count
+
+
+class Interrupted(Exception):
+    """The run was asked to stop; everything up to the named step is saved."""
+
+
+def train(config: ConfigDict, workdir: str | Path) -> Path:
+    """Trains one part until `config.steps`, going on from the newest checkpoint in `workdir`.
+
+    Args:
+      config: one of configs/; every key is in the file.
+      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors.
+
+    Returns:
+      Path of the trained weights.
+
+    Raises:
+      ValueError: settings or files that do not fit.
+      FloatingPointError: the loss is not finite; names the step.
+      Interrupted: Ctrl-C or SIGTERM, after saving.
+    """
+    workdir = Path(workdir)
+    workdir.mkdir(parents=True, exist_ok=True)
+
+    # Devices, model, data.
+    mesh = meshes.make_mesh(config.mesh.to_dict())
+    with jax.set_mesh(mesh):
+        part = build_part(config, mesh)
+        logging.info("%s: %d numbers in the state, %s", config.part, count(part.state), jax.devices()[0].platform)
+
+        # Resume.
+        checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+        step, state = _resume(part, checkpoints)
+
+        # Steps.
+        stop = _StopRequest()
+        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
+        try:
+            state = _steps(config, part, state, step, mesh, checkpoints, metrics, stop)
+        finally:
+            metrics.close()
+            checkpoints.close()
+            stop.restore()
+
+        # Weights.
+        weights = workdir / "weights.safetensors"
+        part.export(state, weights)
+    return weights
+
+
+def _resume(part: Part, checkpoints: Checkpoints):
+    """Newest saved step and state, or step zero."""
+    step = checkpoints.latest()
+    if step is None:
+        return 0, part.state
+    state, place = checkpoints.restore(step, part.state)
+    part.batches.set_state(place)
+    logging.info("resumed at step %d", step)
+    return step, state
+
+
+def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop):
+    """Runs from `step` to the end; nothing in it waits for the device except where figures are written."""
+    base_rng = jax.random.key(config.seed + 1)
+    pending, since = [], time.monotonic()
+    while step < config.steps:
+        batch = meshes.put_batch(next(part.batches), mesh)
+        state, scalars = part.step(state, batch, jax.random.fold_in(base_rng, step))
+        step += 1
+        pending.append((step, scalars))
+        saves = step % config.checkpoint_every == 0 or step == config.steps or stop.asked
+        if step % config.log_every == 0 or saves:
+            values = _finite(pending)
+            elapsed = time.monotonic() - since
+            values["tokens_per_second"] = part.tokens_per_batch * len(pending) / elapsed
+            pending, since = [], time.monotonic()
+            if step % config.log_every == 0:
+                metrics.write(step, values)
+        if saves:
+            checkpoints.save(step, state, part.batches.get_state())
+        if stop.asked and step < config.steps:
+            raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
+    return state
+
+
+def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:
+    """The newest step's scalars, after making sure that no step since the last look was bad."""
+    losses = jax.device_get([scalars["loss"] for _, scalars in pending])
+    for (step, _), loss in zip(pending, losses):
+        if not np.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss of step {step} is {loss}; lower the learning rate, or restart from the last checkpoint"
+            )
+    return {name: float(value) for name, value in jax.device_get(pending[-1][1]).items()}
+
+
+class _StopRequest:
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps."""
+
+    def __init__(self):
+        self.asked = False
+        self._before = {}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._before[number] = signal.signal(number, self._ask)
+            except ValueError:  # not the main thread: the caller owns the signals
+                logging.info("signals are left to the main thread")
+
+    def _ask(self, number, frame):
+        del number, frame
+        self.asked = True
+
+    def restore(self) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,159 @@
+"""The four parts that `cogvideo train` trains, each as what the one loop needs: state, step, batches, export.
+
+| part      | learns                        | from                             | starts from             |
+|-----------|-------------------------------|----------------------------------|-------------------------|
+| tokenizer | pixels <-> codes              | frames of clips                  | random                  |
+| base      | text -> one frame             | cached ids, one frame            | random                  |
+| stage1    | attention-plus for key frames | cached ids, lowest frame rate    | base                    |
+| stage2    | attention-plus between frames | cached ids, several frame rates  | base (and stage 1's)    |
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from ml_collections import ConfigDict
+
+from cogvideo_jax.data import examples
+from cogvideo_jax.data.clips import open_source
+from cogvideo_jax.data.pipeline import frame_batches, token_batches
+from cogvideo_jax.data.tokenize import TokenCache
+from cogvideo_jax.model import config as presets
+from cogvideo_jax.model.config import TransformerConfig
+from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.notation import Array, Key, PyTree
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.tokens.text import TextTokenizer
+from cogvideo_jax.tokens.vq_networks import config_from_dict
+from cogvideo_jax.training import state as states
+from cogvideo_jax.training.transformer_step import train_step
+from cogvideo_jax.training.vq_step import init_vq_state, vq_train_step
+
+
+class Part(NamedTuple):
+    """One thing to train.
+
+    Attributes:
+      state: at step zero, on the devices.
+      step: (state, batch, rng) -> (state, scalars), jitted with the state donated.
+      batches: iterator of host batches whose place can be saved.
+      tokens_per_batch: for tokens a second.
+      export: (state, path) -> writes the trained weights.
+    """
+
+    state: PyTree
+    step: Callable[[PyTree, PyTree, Key[Array, ""]], tuple[PyTree, dict]]
+    batches: Any
+    tokens_per_batch: int
+    export: Callable[[PyTree, Path], None]
+
+
+def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
+    """The part that `config.part` names.
+
+    Raises:
+      ValueError: unknown part, or settings that do not fit together.
+    """
+    if config.part == "tokenizer":
+        return _tokenizer(config, mesh)
+    if config.part in ("base", "stage1", "stage2"):
+        return _transformer(config, mesh)
+    raise ValueError(f"part must be tokenizer, base, stage1 or stage2, got {config.part!r}")
+
+
+def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
+    vq_config = config_from_dict(config.model.to_dict())
+    tx = states.make_optimizer(config.optimizer, steps=config.steps)
+    make = functools.partial(
+        frame_batches,
+        open_source(**{key: config.data[key] for key in SOURCE_KEYS}),
+        batch_size=config.batch_size,
+        frames_per_clip=config.data.frames_per_clip,
+        seed=config.seed,
+        **_processes(),
+    )
+    first = next(iter(make()))
+    rng = jax.random.key(config.seed)
+    init = functools.partial(init_vq_state, vq_config, tx=tx)
+    step = functools.partial(vq_train_step, config=vq_config, tx=tx, **config.vq.to_dict())
+
+    def export(state, path):
+        tree = {"networks": state.params, "codebook": dict(vars(state.codebook))}
+        save_weights(path, jax.device_get(tree), {"kind": "tokenizer", "config": dataclasses.asdict(vq_config)})
+
+    return Part(
+        state=jax.jit(init, out_shardings=meshes.replicated(mesh))(rng, first),
+        step=jax.jit(step, donate_argnums=0),
+        batches=make(),
+        tokens_per_batch=config.batch_size * (config.data.size // vq_config.rates[0]) ** 2,
+        export=export,
+    )
+
+
+def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
+    cache = TokenCache(config.data.cache)
+    model_config = presets.from_dict(config.model.to_dict())
+    text = TextTokenizer.from_file(config.data.text_model, image_codes=model_config.image_codes)
+    _check_vocabulary(model_config, text, cache)
+    model = Transformer(model_config, dtype=config.dtype, remat=config.remat)
+    tx = states.make_optimizer(config.optimizer, steps=config.steps)
+    params = states.init_params(model, jax.random.key(config.seed), mesh)
+    if config.part == "base":
+        frozen, trained = {}, params
+    else:
+        params = states.inherit_base(params, load_weights(config.base)[0], model)
+        if config.added:
+            added = flatten_dict(load_weights(config.added)[0])
+            params = unflatten_dict(flatten_dict(params) | added)
+        frozen, trained = states.split_added(params)
+    shardings = meshes.shardings(states.abstract_params(model), mesh)
+    frozen_sharding, trained_sharding = ({}, shardings) if config.part == "base" else states.split_added(shardings)
+    frozen = jax.device_put(frozen, frozen_sharding)
+    state = states.TrainState.create(jax.device_put(trained, trained_sharding), tx)
+    step = jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0)
+    make_example = functools.partial(
+        EXAMPLES[config.part], text=text, layout=model_config.layout, **config.example.to_dict()
+    )
+
+    def export(state, path):
+        description = {"kind": config.part, "config": dataclasses.asdict(model_config)}
+        save_weights(path, jax.device_get(state.trained), description)
+
+    return Part(
+        state=state,
+        step=lambda state, batch, rng: step(state, frozen, batch, rng),
+        batches=token_batches(
+            cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()
+        ),
+        tokens_per_batch=config.batch_size * model_config.layout.length,
+        export=export,
+    )
+
+
+SOURCE_KEYS = ("name", "size", "data_dir", "train_clips", "test_clips")
+EXAMPLES = {
+    "base": examples.base_example,
+    "stage1": examples.keyframe_example,
+    "stage2": examples.interpolation_example,
+}
+
+
+def _check_vocabulary(model: TransformerConfig, text: TextTokenizer, cache: TokenCache) -> None:
+    if cache.grid != model.layout.grid:
+        raise ValueError(f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {model.layout.grid}")
+    vocabulary = text.vocabulary
+    if vocabulary.size > model.vocab_size or vocabulary.boi != model.boi:
+        raise ValueError(
+            f"the text model needs vocab_size >= {vocabulary.size} and boi = {vocabulary.boi}, "
+            f"the config has {model.vocab_size} and {model.boi}"
+        )
+
+
+def _processes() -> dict[str, int]:
+    return {"process_index": jax.process_index(), "process_count": jax.process_count()}

@@ -1,0 +1,136 @@
+"""What a transformer run carries: the parameters that train, their optimizer state, and beside it the frozen base."""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from cogvideo_jax.model.transformer import Transformer, is_added
+from cogvideo_jax.notation import Array, Int, Key, PyTree
+from cogvideo_jax.runtime import mesh as meshes
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that a step changes and a checkpoint holds.
+
+    Attributes:
+      step: steps taken.
+      trained: parameters under training.
+      opt_state: optimizer state of exactly these.
+    """
+
+    step: Int[Array, ""]
+    trained: PyTree
+    opt_state: PyTree
+
+    @classmethod
+    def create(cls, trained: PyTree, tx: optax.GradientTransformation) -> "TrainState":
+        """Step zero."""
+        return cls(step=jnp.zeros((), jnp.int32), trained=trained, opt_state=tx.init(trained))
+
+
+class Split(NamedTuple):
+    """One parameter tree in two."""
+
+    frozen: PyTree
+    trained: PyTree
+
+
+def split_added(params: PyTree) -> Split:
+    """Inherited parameters are frozen, those CogVideo adds are trained."""
+    flat = flatten_dict(params)
+    frozen = {path: leaf for path, leaf in flat.items() if not is_added(path)}
+    trained = {path: leaf for path, leaf in flat.items() if is_added(path)}
+    return Split(unflatten_dict(frozen), unflatten_dict(trained))
+
+
+def merge(frozen: PyTree, trained: PyTree) -> PyTree:
+    """The whole tree; no gradient flows into the frozen part."""
+    frozen = jax.tree.map(jax.lax.stop_gradient, frozen)
+    return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
+
+
+def abstract_params(model: Transformer) -> PyTree:
+    """Shapes of all parameters, with their logical axes."""
+    layout = model.config.layout
+    text = jax.ShapeDtypeStruct((1, layout.text_length), jnp.int32)
+    mask = jax.ShapeDtypeStruct(text.shape, jnp.bool_)
+    frames = jax.ShapeDtypeStruct((1, layout.frames, layout.frame_tokens), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), text, mask, frames)["params"]
+
+
+def init_params(model: Transformer, rng: Key[Array, ""], mesh: Mesh) -> PyTree:
+    """Fresh parameters, born on the devices where they stay."""
+    layout = model.config.layout
+
+    def init(rng):
+        text = jnp.zeros((1, layout.text_length), jnp.int32)
+        frames = jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
+        return nn.meta.unbox(model.init(rng, text, text == 0, frames)["params"])
+
+    return jax.jit(init, out_shardings=meshes.shardings(abstract_params(model), mesh))(rng)
+
+
+def inherit_base(params: PyTree, base: PyTree, model: Transformer) -> PyTree:
+    """Puts the base's weights under a fresh two-channel tree (paper section 3.2; SPEC: mode "finetune").
+
+    Temporal q, k, v start as the base's, extra positions as its first-frame positions repeated; the temporal output
+    matrix stays random and alpha 0, so both channels start with weight one half.
+
+    Raises:
+      ValueError: if the base has other sizes.
+    """
+    config = model.config
+    flat, inherited = flatten_dict(params), flatten_dict(base)
+    wrong = [
+        "/".join(path)
+        for path, leaf in flat.items()
+        if not is_added(path) and (path not in inherited or inherited[path].shape != leaf.shape)
+    ]
+    if wrong:
+        raise ValueError(f"the base does not fit this model: {wrong[0]} and {len(wrong) - 1} more differ in shape")
+    flat |= {path: jnp.asarray(inherited[path]) for path in flat if path in inherited}
+    if config.temporal:
+        start, n = config.first_frame_position, config.layout.frame_tokens
+        rows = flat[("position_table",)][start : start + n]
+        copies = -(-config.extra_positions // n)
+        flat[("extra_positions",)] = jnp.tile(rows, (copies, 1))[: config.extra_positions]
+        for name in ("qkv_kernel", "qkv_bias"):
+            flat[("layers", "temporal", name)] = jnp.array(flat[("layers", "spatial", name)])
+    return unflatten_dict(flat)
+
+
+def make_optimizer(config: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+    """AdamW with warm-up, cosine decay and clipping; norms and biases are not decayed (as in the 2022 script)."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        0.0,
+        config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        decay_steps=steps,
+        end_value=config.learning_rate * config.final_fraction,
+    )
+
+    def decays(params):
+        return unflatten_dict({path: _is_decayed(path) for path in flatten_dict(params)})
+
+    adam = optax.adamw(
+        schedule, b1=config.b1, b2=config.b2, eps=config.eps, weight_decay=config.weight_decay, mask=decays
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), adam)
+
+
+def _is_decayed(path: tuple[str, ...]) -> bool:
+    return not path[-1].endswith("bias") and not any(name.startswith("norm") for name in path)
+
+
+def count(tree: PyTree) -> int:
+    """Number of parameters."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(tree))

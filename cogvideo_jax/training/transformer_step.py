@@ -1,0 +1,53 @@
+"""One optimisation step of the base, of stage 1 or of stage 2: they differ in layout and in what is frozen only."""
+
+import jax
+import optax
+
+from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.notation import Array, Float, Key, PyTree
+from cogvideo_jax.tokens.sequence import shift_right
+from cogvideo_jax.training.losses import frame_losses, token_losses
+from cogvideo_jax.training.state import TrainState, merge
+
+
+def loss_and_metrics(
+    params: PyTree, batch: dict, rng: Key[Array, ""] | None, *, model: Transformer
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean cross-entropy in nats a token over the slots with loss.
+
+    Args:
+      batch: "text" [B S], "text_mask" [B S], "frames" [B T N] targets in slot order.
+      rng: dropout; None for evaluation.
+    """
+    config, layout = model.config, model.config.layout
+    inputs = shift_right(batch["frames"], boi=config.boi)
+    rngs = None if rng is None else {"dropout": rng}
+    variables = {"params": params}
+    hidden = model.apply(
+        variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs
+    )
+    first = layout.text_length + layout.first_loss_slot * layout.frame_tokens
+    logits = model.apply(variables, hidden[:, first:], method=Transformer.image_logits)
+    losses = token_losses(logits, batch["frames"][:, layout.first_loss_slot :])
+    loss = losses.mean()
+    return loss, {"loss": loss, "nats_per_frame": loss * layout.frame_tokens} | frame_losses(losses, layout)
+
+
+def train_step(
+    state: TrainState,
+    frozen: PyTree,
+    batch: dict,
+    rng: Key[Array, ""],
+    *,
+    model: Transformer,
+    tx: optax.GradientTransformation,
+) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
+    """Updates the trained part; `frozen` is only read."""
+
+    def objective(trained):
+        return loss_and_metrics(merge(frozen, trained), batch, rng, model=model)
+
+    gradients, metrics = jax.grad(objective, has_aux=True)(state.trained)
+    updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
+    trained = optax.apply_updates(state.trained, updates)
+    return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}

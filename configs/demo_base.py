@@ -1,0 +1,41 @@
+"""The demo's base (CogView2's part): text -> one frame of 8 x 8 codes.
+
+    cogvideo train --config=configs/demo_base.py --workdir=runs/base
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from cogvideo_jax.model.config import demo_base
+
+
+def get_config() -> ConfigDict:
+    """Settings of `cogvideo train`."""
+    return ConfigDict(
+        dict(
+            part="base",
+            seed=0,
+            steps=8000,
+            batch_size=32,
+            log_every=20,
+            checkpoint_every=500,
+            keep_checkpoints=2,
+            dtype="float32",
+            remat=False,
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            model=dataclasses.asdict(demo_base()),
+            data=dict(cache="data/demo_tokens", text_model="data/demo_tokens/text.model"),
+            example=dict(first_frame_suffix=" 高清摄影", first_frame_probability=0.5, text_dropout=0.1),
+            optimizer=dict(
+                learning_rate=1.5e-3,
+                warmup_steps=200,
+                final_fraction=0.05,
+                b1=0.9,
+                b2=0.98,
+                eps=1e-8,
+                weight_decay=1e-4,
+                clip_norm=1.0,
+            ),
+        )
+    )

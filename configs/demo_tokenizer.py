@@ -1,0 +1,52 @@
+"""The demo's image tokenizer: 64 x 64 pixels <-> 8 x 8 codes of 1,024, local encoder.
+
+    cogvideo train --config=configs/demo_tokenizer.py --workdir=runs/tokenizer
+"""
+
+import dataclasses
+
+from ml_collections import ConfigDict
+
+from cogvideo_jax.tokens.vq_networks import DEMO
+
+
+def get_config() -> ConfigDict:
+    """Settings of `cogvideo train`."""
+    return ConfigDict(
+        dict(
+            part="tokenizer",
+            seed=0,
+            steps=6000,
+            batch_size=32,
+            log_every=50,
+            checkpoint_every=500,
+            keep_checkpoints=2,
+            mesh=dict(data=-1, fsdp=1, tensor=1),
+            model=dataclasses.asdict(DEMO),
+            vq=dict(
+                commitment=0.25,
+                ema_decay=0.98,
+                restart_below=0.1,
+                foreground_weight=4.0,
+                background=(255, 255, 255),
+            ),
+            data=dict(
+                name="captioned_motion",
+                data_dir="data/tfds",
+                train_clips=16_000,
+                test_clips=1_000,
+                size=64,
+                frames_per_clip=4,
+            ),
+            optimizer=dict(
+                learning_rate=2e-3,
+                warmup_steps=100,
+                final_fraction=0.02,
+                b1=0.9,
+                b2=0.99,
+                eps=1e-8,
+                weight_decay=0.0,
+                clip_norm=1.0,
+            ),
+        )
+    )

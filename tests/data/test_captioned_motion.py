@@ -1,0 +1,61 @@
+"""The TFDS set: built and read without TensorFlow, with honest splits."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from cogvideo_jax.data import motion
+from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig
+from cogvideo_jax.data.clips import MotionSource
+
+
+@pytest.fixture(scope="module")
+def builder(tmp_path_factory):
+    config = MotionConfig.of(train_clips=64, test_clips=8)
+    builder = CaptionedMotion(data_dir=str(tmp_path_factory.mktemp("tfds")), config=config)
+    builder.download_and_prepare()
+    return builder
+
+
+def test_clips_come_back_as_they_were_drawn_and_without_tensorflow(builder):
+    for row in builder.as_data_source("test"):
+        spec = {key: row[key].decode() for key in ("object", "colour", "action")}
+        assert row["frames"].shape == (33, 64, 64, 3) and row["frames"].dtype == np.uint8
+        assert spec["colour"] in row["english"].decode()
+        assert bool(row["held_out"]) == motion.held_out(**spec)
+        start = tuple(row["path"][0].astype(int))
+        drawn = [motion.render(motion.MotionSpec(**spec, start=start, instance=i)) for i in range(4)]
+        assert any((row["frames"] == clip).all() for clip in drawn)
+    assert "tensorflow" not in sys.modules
+
+
+def test_no_held_out_combination_is_in_the_training_split(builder):
+    rows = list(builder.as_data_source("train"))
+    assert len(rows) == 64
+    assert not any(motion.held_out(*(r[k].decode() for k in ("object", "colour", "action"))) for r in rows)
+
+
+def test_half_of_the_test_split_is_held_out(builder):
+    assert [bool(row["held_out"]) for row in builder.as_data_source("test")] == [True, False] * 4
+
+
+def test_the_source_gives_both_captions_and_draws_the_set_only_once(builder):
+    source = MotionSource(
+        builder.data_dir.rsplit("captioned_motion", 1)[0], split="test", train_clips=64, test_clips=8
+    )
+    clip = source[1]
+    assert len(source) == 8 and clip.fps == 8.0 and clip.name == "test/1" and len(clip.texts) == 2
+    assert [c.name for c in source] == [f"test/{i}" for i in range(8)]
+
+
+def test_the_default_sizes_can_be_asked_for_by_number(tmp_path):
+    by_number = CaptionedMotion(
+        data_dir=str(tmp_path), config=MotionConfig.of(train_clips=16_000, test_clips=1_000)
+    )
+    assert by_number.builder_config is CaptionedMotion(data_dir=str(tmp_path)).builder_config
+
+
+def test_empty_splits_are_refused():
+    with pytest.raises(ValueError, match="each split needs a clip"):
+        MotionConfig.of(train_clips=0, test_clips=8)

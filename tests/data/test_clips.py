@@ -1,0 +1,96 @@
+"""Folders of videos: read at one rate and size; damaged rows are skipped and named."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cogvideo_jax.data.clips import FolderSource
+from cogvideo_jax.runtime.video_io import write_gif, write_mp4
+
+
+def write_rows(folder, rows):
+    lines = [row if isinstance(row, str) else json.dumps(row, ensure_ascii=False) for row in rows]
+    (folder / "captions.jsonl").write_text("\n".join(lines), encoding="utf-8")
+
+
+def grey_clip(frames, size=32):
+    """Frame t is grey of value 6 t."""
+    return np.broadcast_to(
+        np.arange(frames, dtype=np.uint8)[:, None, None, None] * 6, (frames, size, size, 3)
+    )
+
+
+def test_mp4_gif_and_animated_webp_are_read_at_one_rate_and_size(tmp_path):
+    write_mp4(tmp_path / "a.mp4", grey_clip(32), fps=16)
+    (tmp_path / "sub").mkdir()
+    write_gif(tmp_path / "sub" / "b.gif", grey_clip(16), fps=8)
+    pictures = [Image.new("RGBA", (48, 32), (255, 0, 0, 0)) for _ in range(15)]
+    pictures += [Image.new("RGBA", (48, 32), (255, 0, 0, 255))]
+    pictures[0].save(
+        tmp_path / "c.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True
+    )
+    files = ["a.mp4", "sub/b.gif", "c.webp"]
+    write_rows(tmp_path, [{"file": file, "text": [file, "视频"]} for file in files])
+    source = FolderSource(tmp_path, size=16, fps=8.0)
+    a, b, c = source
+    assert [len(clip.frames) for clip in (a, b, c)] == [16, 16, 16]
+    assert all(clip.frames.shape[1:] == (16, 16, 3) and clip.fps == 8.0 for clip in (a, b, c))
+    assert a.texts == ("a.mp4", "视频") and b.name == "sub/b.gif"
+    np.testing.assert_allclose(a.frames.mean((1, 2, 3)), np.arange(16) * 12, atol=3)
+    np.testing.assert_allclose(b.frames.mean((1, 2, 3)), np.arange(16) * 6, atol=3)
+    assert (c.frames[0] == 255).all() and (c.frames[-1] == [255, 0, 0]).all()  # transparent is white
+    assert source.skipped == []
+
+
+def test_damaged_rows_and_files_are_skipped_and_named(tmp_path):
+    write_gif(tmp_path / "good.gif", grey_clip(8), fps=8)
+    write_gif(tmp_path / "short.gif", grey_clip(3), fps=8)
+    write_mp4(tmp_path / "whole.mp4", grey_clip(16), fps=8)
+    (tmp_path / "half.mp4").write_bytes((tmp_path / "whole.mp4").read_bytes()[:600])
+    (tmp_path / "half.webp").write_bytes(b"RIFF\x10\0\0\0WEBPVP8X")
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path.parent / "outside.gif").write_bytes((tmp_path / "good.gif").read_bytes())
+    write_rows(
+        tmp_path,
+        [
+            {"file": "good.gif", "text": "fine"},
+            '{"file": "good.gif", ',
+            {"file": "good.gif"},
+            {"text": "no file"},
+            ["good.gif", "text"],
+            {"file": "gone.mp4", "text": "x"},
+            {"file": "../outside.gif", "text": "x"},
+            {"file": str(tmp_path / "good.gif"), "text": "x"},
+            {"file": "good.gif", "text": ""},
+            {"file": "good.gif", "text": [1]},
+            {"file": ".", "text": "x"},
+            "",
+            {"file": "short.gif", "text": "x"},
+            {"file": "half.mp4", "text": "x"},
+            {"file": "half.webp", "text": "x"},
+            {"file": "text.mp4", "text": "x"},
+        ],
+    )
+    source = FolderSource(tmp_path, size=16)
+    assert len(source.skipped) == 10  # bad rows are known at once
+    assert [clip.texts for clip in source] == [("fine",)]
+    reasons = dict(source.skipped)
+    assert len(reasons) == 14
+    assert reasons["captions.jsonl line 2"] == "not a line of JSON"
+    assert "must stay inside" in reasons["captions.jsonl line 7"]
+    assert reasons["short.gif"].startswith("only 3 frames")
+    assert "cannot read video" in reasons["half.mp4"]
+    assert not any("\n" in reason for reason in reasons.values())
+
+
+def test_a_folder_without_captions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"no readable captions\.jsonl"):
+        FolderSource(tmp_path, size=16)
+
+
+def test_a_folder_without_a_usable_row_is_refused_with_the_first_reason(tmp_path):
+    write_rows(tmp_path, [{"file": "gone.mp4", "text": "x"}])
+    with pytest.raises(ValueError, match=r"no usable row .*there is no file gone\.mp4"):
+        FolderSource(tmp_path, size=16)

@@ -1,0 +1,115 @@
+"""Training examples: the right frames in the right slots behind the right words."""
+
+import numpy as np
+import pytest
+
+from cogvideo_jax.data import examples
+from cogvideo_jax.data.tokenize import TokenClip
+from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
+
+
+class Letters:
+    """A text tokenizer whose ids are code points."""
+
+    newline_id = 1
+    pad_id = 0
+
+    def encode(self, text):
+        return [ord(letter) for letter in text]
+
+
+TEXT = Letters()
+SIZES = {"text_length": 12, "grid": 2}
+
+
+def clip(frames, texts=("lion",)):
+    """Frame t holds the ids t, t, t, t."""
+    return TokenClip(np.tile(np.arange(frames)[:, None], 4), 8.0, texts, "clip")
+
+
+def words(example):
+    ids = example["text"][example["text_mask"]]
+    return "".join("\n" if i == TEXT.newline_id else chr(i) for i in ids)
+
+
+def times(example):
+    assert (example["frames"] == example["frames"][:, :1]).all()
+    return example["frames"][:, 0].tolist()
+
+
+def keyframes(source, *, seed=0, rates=(0.25, 0.5, 1, 2, 4, 8), text_dropout=0.0):
+    rng = np.random.default_rng(seed)
+    layout = keyframe_layout(**SIZES)
+    return examples.keyframe_example(
+        source, rng, text=TEXT, layout=layout, rates=rates, text_dropout=text_dropout
+    )
+
+
+def test_key_frames_of_a_four_second_clip_are_one_second_apart():
+    example = keyframes(clip(33))
+    assert times(example) == [0, 8, 16, 24, 32]
+    assert words(example) == "4.0秒\nlion"
+    assert example["frames"].dtype == np.int32 and example["text"].dtype == np.int32
+
+
+def test_the_text_states_the_rate_that_was_taken():
+    assert words(keyframes(clip(17))) == "2.0秒\nlion"
+    assert words(keyframes(clip(33), rates=(2, 4))) == "2.0秒\nlion"
+
+
+def test_key_frames_of_a_longer_clip_start_anywhere():
+    assert {times(keyframes(clip(35), seed=seed))[0] for seed in range(40)} == {0, 1, 2}
+
+
+def test_interpolation_puts_frames_of_odd_time_last():
+    rng, rates = np.random.default_rng(0), set()
+    layout = interpolation_layout(**SIZES)
+    for _ in range(40):
+        example = examples.interpolation_example(
+            clip(33), rng, text=TEXT, layout=layout, rates=(2, 4, 8), text_dropout=0.0
+        )
+        first, third, fifth, second, fourth = times(example)
+        step = second - first
+        assert [third, fourth, fifth] == [first + 2 * step, first + 3 * step, first + 4 * step]
+        assert words(example) == f"{step / 2:.1f}秒\nlion"
+        rates.add(8 // step)
+    assert rates == {2, 4, 8}
+
+
+def test_a_base_example_marks_only_the_first_frame():
+    def base(probability, seed):
+        return examples.base_example(
+            clip(9),
+            np.random.default_rng(seed),
+            text=TEXT,
+            layout=base_layout(**SIZES),
+            first_frame_suffix=" 高清",
+            first_frame_probability=probability,
+            text_dropout=0.0,
+        )
+
+    assert {(words(base(1.0, seed)), times(base(1.0, seed))[0]) for seed in range(20)} == {("lion 高清", 0)}
+    assert {words(base(0.0, seed)) for seed in range(20)} == {"lion"}
+    assert len({times(base(0.0, seed))[0] for seed in range(60)}) == 9
+
+
+def test_dropped_captions_become_the_guidance_text():
+    assert words(keyframes(clip(33), text_dropout=1.0)) == "4.0秒\n视频"
+
+
+def test_all_captions_of_a_clip_are_used():
+    both = clip(33, texts=("lion", "狮子"))
+    assert {words(keyframes(both, seed=seed))[5:] for seed in range(20)} == {"lion", "狮子"}
+
+
+def test_text_is_padded_on_the_left_and_cut_on_the_right():
+    ids, mask = examples.left_pad_text([7, 8], length=4, pad_id=0)
+    assert ids.tolist() == [0, 0, 7, 8] and mask.tolist() == [False, False, True, True]
+    ids, mask = examples.left_pad_text([5, 6, 7, 8, 9], length=4, pad_id=0)
+    assert ids.tolist() == [5, 6, 7, 8] and mask.all()
+
+
+def test_a_cache_of_another_grid_is_refused():
+    wide = TokenClip(np.zeros((33, 9), int), 8.0, ("lion",), "clip")
+    with pytest.raises(ValueError, match="the layout wants frames"):
+        keyframes(wide)

@@ -1,0 +1,112 @@
+"""Drawn actions: the object stays inside, moves as its action says, and the captions are short."""
+
+import numpy as np
+import pytest
+
+from cogvideo_jax.data import motion
+
+KEY_FRAMES = [0, 8, 16, 24, 32]
+
+
+def extreme_specs(action):
+    """The action from all four corners of its range of starts."""
+    xs, ys = motion.start_choices(action)
+    thing = "square" if action == "spins" else "ball"
+    return [
+        motion.MotionSpec(thing, "black", action, (int(x), int(y)), 0)
+        for x in xs[[0, -1]]
+        for y in ys[[0, -1]]
+    ]
+
+
+def ink(frame):
+    """Sum of darkness: the same in every frame as long as nothing of the object is cut off."""
+    return (255 - frame.astype(int)).sum()
+
+
+@pytest.mark.parametrize("action", [a for a in motion.ACTIONS if a not in ("grows", "shrinks", "spins")])
+def test_nothing_of_the_object_leaves_the_picture(action):
+    for spec in extreme_specs(action):
+        assert len({ink(frame) for frame in motion.render(spec)}) == 1
+
+
+@pytest.mark.parametrize("action", ["grows", "shrinks", "spins"])
+def test_no_ink_is_missing_at_the_border_when_size_or_angle_changes(action):
+    inks = [[ink(frame) for frame in motion.render(spec)] for spec in extreme_specs(action)]
+    assert all(row == inks[0] for row in inks)
+
+
+@pytest.mark.parametrize("action", list(motion.ACTIONS))
+def test_the_drawn_centre_follows_the_path_and_key_frames_stand_on_the_grid(action):
+    for spec in extreme_specs(action):
+        centres = motion.path(spec)
+        assert (centres[KEY_FRAMES] % motion.GRID == 0).all()
+        dark = 255.0 - motion.render(spec).mean(-1)
+        places = np.arange(motion.SIZE) + 0.5
+        x = (dark.sum(1) * places).sum(-1) / dark.sum((1, 2))
+        y = (dark.sum(2) * places).sum(-1) / dark.sum((1, 2))
+        np.testing.assert_allclose(np.stack([x, y], -1), centres, atol=0.05)
+
+
+def test_straight_moves_cover_32_pixels_and_round_trips_end_where_they_began():
+    def way(action):
+        return motion.path(motion.MotionSpec("ball", "red", action, (32, 32), 0)) - 32
+
+    np.testing.assert_array_equal(way("moves right")[-1], [32, 0])
+    np.testing.assert_array_equal(way("moves up")[-1], [0, -32])
+    np.testing.assert_array_equal(way("goes left and comes back")[[16, 32]], [[-16, 0], [0, 0]])
+    np.testing.assert_array_equal(way("bounces left")[KEY_FRAMES, 1], [0, -16, 0, -16, 0])
+    np.testing.assert_array_equal(way("circles")[KEY_FRAMES], [[0, 0], [12, 12], [0, 24], [-12, 12], [0, 0]])
+
+
+def test_growing_and_shrinking_are_even():
+    grown = motion.sides(motion.MotionSpec("ball", "red", "grows", (32, 32), 0))
+    shrunk = motion.sides(motion.MotionSpec("ball", "red", "shrinks", (32, 32), 0))
+    assert grown[KEY_FRAMES].tolist() == [8, 12, 16, 20, 24]
+    assert shrunk[KEY_FRAMES].tolist() == [24, 20, 16, 12, 8]
+
+
+def test_a_spinning_triangle_ends_upside_down():
+    clip = motion.render(motion.MotionSpec("triangle", "blue", "spins", (32, 32), 0))
+    np.testing.assert_array_equal(clip[-1], clip[0, ::-1, ::-1])
+    np.testing.assert_array_equal(clip[2], clip[3])
+    assert (clip[1] != clip[2]).any()
+
+
+def test_digits_are_handwritings_that_differ():
+    looks = [motion.render(motion.MotionSpec("four", "black", "jumps", (32, 32), i))[0] for i in range(4)]
+    assert all((looks[i] != looks[j]).any() for i in range(4) for j in range(i))
+
+
+def test_every_combination_draws_and_its_captions_are_short():
+    rng = np.random.default_rng(0)
+    for combination in motion.combinations():
+        spec = motion.draw_spec(rng, combination)
+        assert motion.render(spec).shape == (33, 64, 64, 3)
+        for english, chinese in (motion.captions(spec), motion.captions(spec, rng=rng)):
+            assert len(english.split()) <= 9 and spec.colour in english
+            assert motion.COLOURS[spec.colour][1] in chinese
+
+
+def test_plain_captions_are_as_people_would_type_them():
+    spec = motion.MotionSpec("three", "red", "moves right", (8, 8), 0)
+    assert motion.captions(spec) == ("a red digit three moves to the right", "红色的数字三向右移动")
+
+
+def test_a_fixed_quarter_of_the_combinations_and_a_colour_of_each_object_are_held_out():
+    held = {c for c in motion.combinations() if motion.held_out(*c)}
+    assert 0.25 < len(held) / len(motion.combinations()) < 0.30
+    for thing in motion.OBJECTS:
+        whole = [
+            colour
+            for colour in motion.COLOURS
+            if all(c in held for c in motion.combinations() if c[:2] == (thing, colour))
+        ]
+        assert len(whole) == 1
+    for part in (motion.OBJECTS, motion.COLOURS, motion.ACTIONS):  # and yet every word occurs in training
+        assert all(any(name in c for c in motion.combinations() if c not in held) for name in part)
+
+
+def test_a_ball_that_spins_is_refused():
+    with pytest.raises(ValueError, match="no such combination"):
+        motion.draw_spec(np.random.default_rng(0), ("ball", "red", "spins"))

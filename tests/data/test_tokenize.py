@@ -1,0 +1,123 @@
+"""The token cache: what goes in comes out, interruptions cost nothing, another tokenizer is refused."""
+
+import numpy as np
+import pytest
+
+from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.data.tokenize import TokenCache, write_token_cache
+
+
+class CountingSource(ClipSource):
+    """Clips of different lengths; row r, frame t is filled with 10 r + t. Row 3 is damaged."""
+
+    def __init__(self, rows=7, fps=8.0):
+        super().__init__()
+        self.rows, self.fps, self.read = rows, fps, []
+
+    def __len__(self):
+        return self.rows
+
+    def name(self, row):
+        return f"clip {row}"
+
+    def __getitem__(self, row):
+        self.read.append(row)
+        if row == 3:
+            raise ValueError("broken")
+        values = (10 * row + np.arange(5 + row)).astype(np.uint8)
+        return Clip(
+            np.tile(values[:, None, None, None], (1, 4, 4, 3)),
+            self.fps,
+            (f"text {row}", "视频"),
+            self.name(row),
+        )
+
+
+def encode(frames):
+    assert frames.shape == (16, 4, 4, 3)  # always the same, or a compiled encoder would compile again
+    return frames[:, ::2, ::2, 0].reshape(16, 4).astype(np.int32)
+
+
+def write(source, out, *, encode=encode, fingerprint="tokenizer A", top_fps=8.0):
+    return write_token_cache(
+        source, encode, out, fingerprint=fingerprint, top_fps=top_fps, clips_per_shard=2, frames_per_call=16
+    )
+
+
+def test_every_clip_comes_back_with_its_own_ids_and_texts(tmp_path):
+    cache = write(CountingSource(), tmp_path / "cache")
+    assert len(cache) == 6 and cache.grid == 2
+    for clip, row in zip([cache[i] for i in range(6)], [0, 1, 2, 4, 5, 6]):
+        np.testing.assert_array_equal(clip.frames, np.tile(10 * row + np.arange(5 + row)[:, None], 4))
+        assert clip.texts == (f"text {row}", "视频") and clip.name == f"clip {row}" and clip.fps == 8.0
+        assert clip.frames.dtype == np.int32
+
+
+def test_damaged_clips_are_named_in_the_meta_file(tmp_path):
+    cache = write(CountingSource(), tmp_path)
+    assert cache.meta["skipped"] == [["clip 3", "broken"]]
+    assert cache.meta["clips_in_shard"] == [2, 1, 2, 1]
+
+
+def test_rows_that_a_source_refused_at_once_are_named_too(tmp_path):
+    source = CountingSource()
+    source.skip("captions.jsonl line 9", "not a line of JSON")
+    skipped = write(source, tmp_path).meta["skipped"]
+    assert skipped == [["captions.jsonl line 9", "not a line of JSON"], ["clip 3", "broken"]]
+
+
+def test_clips_of_a_higher_rate_are_thinned_to_the_top_rate(tmp_path):
+    clip = write(CountingSource(fps=16.0), tmp_path)[0]
+    assert clip.fps == 8.0
+    np.testing.assert_array_equal(clip.frames[:, 0], [0, 2, 4])
+
+
+def test_an_interrupted_run_is_completed_and_not_redone(tmp_path):
+    whole = write(CountingSource(), tmp_path / "whole")
+    calls = []
+
+    def failing(frames):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return encode(frames)
+
+    with pytest.raises(KeyboardInterrupt):
+        write(CountingSource(), tmp_path / "cut", encode=failing)
+    with pytest.raises(ValueError, match="no finished token cache"):
+        TokenCache(tmp_path / "cut")
+    source = CountingSource()
+    cut = write(source, tmp_path / "cut")
+    assert source.read == [4, 5, 6]  # shards 0 and 1 were whole
+    assert cut.meta == whole.meta
+    assert all((cut[i].frames == whole[i].frames).all() for i in range(len(whole)))
+    source = CountingSource()
+    write(source, tmp_path / "cut")
+    assert source.read == []
+
+
+def test_another_tokenizer_is_refused_in_one_sentence(tmp_path):
+    write(CountingSource(), tmp_path)
+    with pytest.raises(ValueError, match="made by tokenizer tokenizer A, not by tokenizer B"):
+        TokenCache(tmp_path, "tokenizer B")
+    assert len(TokenCache(tmp_path)) == 6
+
+
+def test_a_folder_begun_with_other_settings_is_refused(tmp_path):
+    write(CountingSource(), tmp_path)
+    with pytest.raises(ValueError, match="another fingerprint, top_fps; choose a new folder"):
+        write(CountingSource(), tmp_path, fingerprint="tokenizer B", top_fps=4.0)
+
+
+def test_a_source_without_one_good_clip_is_refused(tmp_path):
+    class Broken(CountingSource):
+        def __getitem__(self, row):
+            raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="not one clip could be used"):
+        write(Broken(), tmp_path)
+
+
+def test_ids_above_65535_survive(tmp_path):
+    cache = write(CountingSource(), tmp_path, encode=lambda frames: encode(frames) + 70_000)
+    assert cache[0].frames[0, 0] == 70_000
