@@ -8,6 +8,7 @@ from absl import logging
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     logging.set_verbosity(logging.INFO)
+    logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
     if rest and known.command != "train":
@@ -30,6 +31,30 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--config", required=True, help="a file of configs/")
     train.add_argument("--workdir", required=True, help="checkpoints, metrics and weights go here")
     train.set_defaults(run=_train)
+
+    generate = commands.add_parser("generate", help="prompt -> video", description="Writes a video of a sentence.")
+    generate.add_argument("prompt", nargs="?", help="English or Chinese")
+    generate.add_argument("--prompts", metavar="FILE", help="one prompt a line instead of PROMPT")
+    generate.add_argument("--weights", help="folder of weights; by default those of the demo")
+    generate.add_argument("--seed", type=int, default=0)
+    generate.add_argument("--num", type=int, default=1, help="videos a prompt")
+    generate.add_argument("--batch", type=int, default=4, help="videos made together")
+    generate.add_argument("--fps", type=float, help="frames a second; by default the most the weights give")
+    generate.add_argument("--seconds", type=float, help="length; by default the shortest the weights give")
+    generate.add_argument("--guidance", type=float, help="scale in stage 1; 1 turns it off")
+    generate.add_argument("--first-frame", metavar="IMAGE", help="the picture the videos start from")
+    generate.add_argument("--out", default=".", help="a folder, or a file name for one video")
+    generate.add_argument("--gif", action="store_true", help="also write a gif")
+    generate.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
+    generate.set_defaults(run=_generate)
+
+    assemble = commands.add_parser("assemble", help="join trained parts into a folder of weights")
+    for part in ("tokenizer", "base", "stage1", "stage2"):
+        assemble.add_argument(f"--{part}", required=True, help=f"weights.safetensors of the {part}")
+    assemble.add_argument("--text-model", required=True, help="text.model of the token cache")
+    assemble.add_argument("--recipe", required=True, help="pipeline.json: how to sample")
+    assemble.add_argument("--out", required=True, help="folder to write")
+    assemble.set_defaults(run=_assemble)
 
     tokenize = commands.add_parser("tokenize", help="turn clips into a token cache, once")
     tokenize.add_argument("--source", required=True, help="captioned_motion, or a folder with captions.jsonl")
@@ -55,6 +80,44 @@ def _train(options, overrides: list[str]) -> int:
         print(f"cogvideo train: {stop}", file=sys.stderr)
         return 130
     print(weights)
+    return 0
+
+
+def _generate(options, _) -> int:
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.runtime.video_io import read_image
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
+
+    if (options.prompt is None) == (options.prompts is None):
+        raise ValueError("give either a prompt or --prompts FILE")
+    prompts = [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
+    formats = [".mp4", *([".gif"] if options.gif else []), *([job.SHEET] if options.sheet else [])]
+    jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
+    video = TextToVideo.load(options.weights or DEMO_WEIGHTS)
+    image = options.first_frame and read_image(options.first_frame, size=video.recipe.pixels)
+    written, complaints = job.run_jobs(
+        video,
+        jobs,
+        seed=options.seed,
+        batch=options.batch,
+        formats=formats,
+        fps=options.fps,
+        seconds=options.seconds,
+        guidance=options.guidance,
+        first_image=image,
+    )
+    for path in written:
+        print(path)
+    for complaint in complaints:
+        print(f"cogvideo generate: {complaint}", file=sys.stderr)
+    return 2 if complaints else 0
+
+
+def _assemble(options, _) -> int:
+    from cogvideo_jax.assemble import assemble
+
+    parts = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2")}
+    print(assemble(parts, text_model=options.text_model, recipe=options.recipe, out=options.out))
     return 0
 
 

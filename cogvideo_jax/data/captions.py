@@ -3,9 +3,14 @@
 from pathlib import Path
 
 from cogvideo_jax.data import frame_rate
-from cogvideo_jax.data.examples import FIRST_FRAME_SUFFIX, GUIDANCE_TEXT
 from cogvideo_jax.data.tokenize import TokenCache
-from cogvideo_jax.tokens.text import TextTokenizer, fit_text_model
+from cogvideo_jax.tokens.text import (
+    FIRST_FRAME_SUFFIX,
+    GUIDANCE_TEXT,
+    TextTokenizer,
+    duration_phrase,
+    fit_text_model,
+)
 
 FILE = "text.model"
 
@@ -33,6 +38,6 @@ def place_text_model(cache: TokenCache, existing: str | Path | None, *, pieces: 
 def _sentences(cache: TokenCache) -> list[str]:
     """Captions, with and without what stands around them in training."""
     captions = [text for row in range(len(cache)) for text in cache[row].texts]
-    phrases = [frame_rate.duration_phrase(fps) for fps in frame_rate.PRESET_RATES]
+    phrases = [duration_phrase(fps) for fps in frame_rate.PRESET_RATES]
     extras = [*phrases, GUIDANCE_TEXT, FIRST_FRAME_SUFFIX]
     return captions + extras * max(1, len(captions) // 100)

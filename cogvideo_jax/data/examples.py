@@ -11,7 +11,7 @@ data. Targets, loss weights and masks follow from the ClipLayout and are made in
 """
 
 from collections.abc import Sequence
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import numpy as np
 
@@ -19,19 +19,8 @@ from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.tokenize import TokenClip
 from cogvideo_jax.notation import Bool, Int
 from cogvideo_jax.tokens.sequence import ClipLayout
+from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 
-GUIDANCE_TEXT = "视频"  # "video": the text against which the samplers guide
-FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for the first frame of a clip
-
-
-class TextTokenizer(Protocol):
-    """What is needed of tokens/text.py."""
-
-    newline_id: int
-    pad_id: int
-
-    def encode(self, text: str) -> list[int]:
-        """Ids of a text, without padding or specials."""
 
 
 class Example(TypedDict):
@@ -105,22 +94,6 @@ def interpolation_example(
     enough = frame_rate.enough_rates(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
     rate = enough[rng.integers(len(enough))]
     return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout)
-
-
-def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]:
-    """Ids of "{duration}秒" <n> caption, the text of both video stages."""
-    return [*text.encode(frame_rate.duration_phrase(fps)), text.newline_id, *text.encode(caption)]
-
-
-def left_pad_text(
-    ids: Sequence[int], *, length: int, pad_id: int
-) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
-    """(ids, mask) of `length`: pads in front, False in the mask; of longer texts the first `length` ids."""
-    kept = np.asarray(ids[:length], np.int32)
-    padded = np.full(length, pad_id, np.int32)
-    mask = np.arange(length) >= length - len(kept)
-    padded[mask] = kept
-    return padded, mask
 
 
 def _clip_example(

@@ -23,7 +23,6 @@ PRESET_RATES = (
     4.0,
     8.0,
 )  # frames/s; stage 1 uses the lower ones, stage 2 the last three
-INTERVALS = 4  # a clip of 5 frames spans 4 intervals
 ROUNDING = 1e-6
 
 
@@ -76,10 +75,3 @@ def random_indices(
             f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s"
         )
     return rng.integers(latest + 1) + offsets
-
-
-def duration_phrase(fps: float) -> str:
-    """The frame rate as words of the text: seconds that five frames span, e.g. "4.0秒" at 1 frame/s."""
-    if not fps > 0:
-        raise ValueError(f"a frame rate must be positive, got {fps}")
-    return f"{INTERVALS / fps:.1f}秒"

@@ -34,9 +34,9 @@ class MetricsWriter:
         self._bar.close()
 
 
-def progress_bar(**options) -> tqdm:
+def progress_bar(*, disable: bool = False, **options) -> tqdm:
     """A bar on stderr if that is a terminal, else a silent counter."""
-    return tqdm(disable=not sys.stderr.isatty(), dynamic_ncols=True, **options)
+    return tqdm(disable=disable or not sys.stderr.isatty(), dynamic_ncols=True, **options)
 
 
 def _lines(path: Path) -> list[dict]:

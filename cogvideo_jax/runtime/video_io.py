@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -23,7 +22,7 @@ Shown = tuple[float, float, Image.Image]  # a picture and when it is shown: from
 
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
 VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
-READ_ERRORS = (av.error.FFmpegError, OSError, ValueError, EOFError, SyntaxError, IndexError)
+READ_ERRORS = (OSError, ValueError, EOFError, SyntaxError, IndexError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
 DEFAULT_DURATION = 0.1  # seconds; what browsers show a gif frame for that states none
@@ -97,6 +96,15 @@ def _at_rate(
 
 def _shown_by_av(path: Path) -> Iterator[Shown]:
     """Pictures of a video; each is shown until the next, the last for one interval of the average rate."""
+    import av  # lazily: PyAV is needed for videos only
+
+    try:
+        yield from _decoded(av, path)
+    except av.error.FFmpegError as error:
+        raise ValueError(_one_line(error)) from error
+
+
+def _decoded(av, path: Path) -> Iterator[Shown]:
     with av.open(str(path)) as container:
         if not container.streams.video:
             raise ValueError("it has no video stream")
@@ -147,6 +155,8 @@ def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
     Raises:
       ValueError: frames of another kind, or the file cannot be written.
     """
+    import av  # lazily: PyAV is needed for videos only
+
     frames = _to_even(_enlarge(_checked(frames, fps)))
     rate = Fraction(fps).limit_denominator(1001)
     # One thread: the stream depends on the number of threads, and so on the machine.

@@ -66,9 +66,8 @@ def cluster_logits(
     """Log probability of every cluster, those outside the top forbidden; not normalised again."""
     probabilities = jax.nn.softmax(scaled, axis=-1)
     totals = jax.ops.segment_sum(probabilities.T, labels, num_segments=clusters).T
-    kept, index = jax.lax.top_k(totals, min(strategy.top_clusters, clusters))
-    rows = jnp.arange(len(totals))[:, None]
-    return jnp.full_like(totals, FORBIDDEN).at[rows, index].set(jnp.log(kept))
+    lowest_kept = jax.lax.top_k(totals, min(strategy.top_clusters, clusters))[0][:, -1:]
+    return jnp.where(totals >= lowest_kept, jnp.log(totals), FORBIDDEN)  # ties at the border all survive
 
 
 def token_probabilities(

@@ -1,7 +1,7 @@
 """The code book: nearest code, straight-through gradient, look-up, and learning by moving averages.
 
 As in VQ-VAE (van den Oord 2017, appendix A.1) codes are never touched by the gradient: each follows the mean
-of the latents that chose it. A code that nobody chooses is put onto a latent of the batch that no code fits yet.
+of the latents that chose it. A code that nobody chooses is put onto a latent of the batch that no code fits.
 """
 
 from typing import NamedTuple
@@ -116,10 +116,10 @@ def restart_dead_codes(
 ) -> tuple[Codebook, Int[Array, ""]]:
     """Puts codes with `cluster_size < below` onto latents of the batch; also returns how many moved.
 
-    Latents are drawn without replacement, with probability proportional to the squared distance to their code.
-    Those much closer than the average are well described already, such as the background, and are not drawn; a
-    dead code for which none is left waits for the next batch. A restarted code begins with a count of 1, so it
-    has log(1 / below) / log(1 / decay) batches to find its users.
+    Latents are drawn without replacement, with probability proportional to their squared distance to a code.
+    Those much closer than the average are well described already, such as the background, and are not drawn;
+    a dead code for which none is left waits for the next batch. A restarted code begins with a count of 1, so
+    it has log(1 / below) / log(1 / decay) batches to find its users.
     """
     dead = codebook.cluster_size < below
     ill_fitted = squared_distance > 0.5 * squared_distance.mean()

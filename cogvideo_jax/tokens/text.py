@@ -6,14 +6,19 @@ alone. Ids are piece + C, because image codes come first in the shared vocabular
 
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 import sentencepiece
 
+from cogvideo_jax.notation import Bool, Int
 from cogvideo_jax.tokens.vocab import Vocabulary
 
 NEWLINE = "<n>"
+GUIDANCE_TEXT = "视频"  # "video": the text against which sampling is guided
+FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for a clip's first frame
+INTERVALS_A_SECOND = 4.0  # a clip of five frames spans four intervals: duration = 4 / fps
 _HAN = re.compile("[\u4e00-\u9fff]")
 _BORDER = "\u241f"  # the sign for "unit separator"; marks where pieces must end while a model is fitted
 
@@ -67,6 +72,29 @@ class TextTokenizer:
         if self._pieces.IdToPiece(found) != piece:
             raise ValueError(f"the text model has no piece {piece}")
         return self.vocabulary.text_id(found)
+
+
+def duration_phrase(fps: float) -> str:
+    """Frames a second -> the phrase in front of a clip's text, e.g. 1.0 -> "4.0秒"."""
+    if not fps > 0:
+        raise ValueError(f"a frame rate must be positive, got {fps}")
+    return f"{INTERVALS_A_SECOND / fps:.1f}秒"
+
+
+def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]:
+    """Ids of "{duration}秒" <n> caption, the text of both video stages."""
+    return [*text.encode(duration_phrase(fps)), text.newline_id, *text.encode(caption)]
+
+
+def left_pad_text(
+    ids: Sequence[int], *, length: int, pad_id: int
+) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
+    """(ids, mask) of `length`: pads in front, False in the mask; of longer texts the first `length` ids."""
+    kept = np.asarray(ids[:length], np.int32)
+    padded = np.full(length, pad_id, np.int32)
+    mask = np.arange(length) >= length - len(kept)
+    padded[mask] = kept
+    return padded, mask
 
 
 def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:

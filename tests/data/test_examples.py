@@ -102,13 +102,6 @@ def test_all_captions_of_a_clip_are_used():
     assert {words(keyframes(both, seed=seed))[5:] for seed in range(20)} == {"lion", "狮子"}
 
 
-def test_text_is_padded_on_the_left_and_cut_on_the_right():
-    ids, mask = examples.left_pad_text([7, 8], length=4, pad_id=0)
-    assert ids.tolist() == [0, 0, 7, 8] and mask.tolist() == [False, False, True, True]
-    ids, mask = examples.left_pad_text([5, 6, 7, 8, 9], length=4, pad_id=0)
-    assert ids.tolist() == [5, 6, 7, 8] and mask.all()
-
-
 def test_a_cache_of_another_grid_is_refused():
     wide = TokenClip(np.zeros((33, 9), int), 8.0, ("lion",), "clip")
     with pytest.raises(ValueError, match="the layout wants frames"):

@@ -51,10 +51,3 @@ def test_random_starts_reach_both_ends_and_never_leave_the_video():
     drawn = [frame_rate.random_indices(rng, 12, source_fps=8.0, rate=4.0) for _ in range(100)]
     assert {int(d[0]) for d in drawn} == {0, 1, 2, 3}
     assert max(d[-1] for d in drawn) == 11
-
-
-@pytest.mark.parametrize(
-    "fps, phrase", [(1, "4.0秒"), (2, "2.0秒"), (4, "1.0秒"), (8, "0.5秒"), (0.25, "16.0秒")]
-)
-def test_the_phrase_states_the_seconds_of_four_intervals(fps, phrase):
-    assert frame_rate.duration_phrase(fps) == phrase

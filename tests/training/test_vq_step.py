@@ -11,7 +11,13 @@ import pytest
 
 from cogvideo_jax.tokens.vq_networks import DEMO
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
-from cogvideo_jax.training.vq_step import foreground_mask, init_vq_state, peak_signal_to_noise, vq_train_step
+from cogvideo_jax.training.vq_step import (
+    foreground_mask,
+    foreground_windows,
+    init_vq_state,
+    peak_signal_to_noise,
+    vq_train_step,
+)
 
 SMALL = dataclasses.replace(
     DEMO,
@@ -19,9 +25,12 @@ SMALL = dataclasses.replace(
     code_width=8,
     latent_channels=16,
     encoder_channels=24,
-    decoder_channels=12,
     groups=4,
     encoder_res_blocks=0,
+    decoder_res_blocks=0,
+    decoder_channels=24,
+    decoder_multipliers=((1,),),
+    decoder_patch=8,
 )
 WHITE = (255, 255, 255)
 TX = optax.adam(3e-3)
@@ -89,10 +98,11 @@ def test_codes_follow_averages_and_not_the_optimizer():
     settings = dict(config=SMALL, tx=optax.set_to_zero(), commitment=0.25, restart_below=0.0)
     settings |= dict(foreground_weight=1.0, background=WHITE)
     state = state.replace(opt_state=optax.set_to_zero().init(state.params))
-    frozen, _ = vq_train_step(state, squares(1), jax.random.key(0), ema_decay=1.0, **settings)
+    step = jax.jit(functools.partial(vq_train_step, **settings))
+    frozen, _ = step(state, squares(1), jax.random.key(0), ema_decay=1.0)
     np.testing.assert_allclose(frozen.codebook.vectors, state.codebook.vectors, rtol=1e-6)
     other = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), np.uint8)
-    moved, _ = vq_train_step(state, other, jax.random.key(0), ema_decay=0.5, **settings)
+    moved, _ = step(state, other, jax.random.key(0), ema_decay=0.5)
     assert not np.allclose(moved.codebook.vectors, state.codebook.vectors)
 
 
@@ -101,7 +111,8 @@ def test_several_rates_train_one_code_book():
         SMALL,
         rates=(4, 8),
         encoder_patch=4,
-        decoder_multipliers=((1,), (1, 2)),
+        decoder_patch=4,
+        decoder_multipliers=((1,), (1, 1)),
         decoder_lowest_attention=(False, False),
     )
     state = init_vq_state(ladder, jax.random.key(0), squares(0), TX)
@@ -116,6 +127,33 @@ def test_several_rates_train_one_code_book():
 def test_foreground_is_what_differs_from_the_background():
     frames = jnp.asarray([[[[255, 255, 255], [255, 254, 255]]]], jnp.uint8)
     np.testing.assert_array_equal(foreground_mask(frames, WHITE)[0, 0, :, 0], [0.0, 1.0])
+
+
+def test_windows_hold_the_whole_object_and_start_on_the_grid():
+    frames = np.full((40, 64, 64, 3), 255, np.uint8)
+    frames[:, 30:46, 3:20] = np.arange(17, dtype=np.uint8)[:, None]
+    windows = foreground_windows(frames, jax.random.key(0), side=40, grid=8, background=WHITE)
+    assert windows.shape == (40, 40, 40, 3)
+    ink = np.asarray(foreground_mask(windows, WHITE))[..., 0] > 0
+    assert (ink.sum(axis=(1, 2)) == 16 * 17).all()
+    assert set(ink.any(axis=2).argmax(axis=1).tolist()) == {6, 14, 22}
+    assert set(ink.any(axis=1).argmax(axis=1).tolist()) == {3}
+
+
+def test_window_of_an_empty_frame_is_anywhere_inside():
+    frames = np.full((8, 32, 32, 3), 255, np.uint8)
+    windows = foreground_windows(frames, jax.random.key(0), side=16, grid=8, background=WHITE)
+    assert windows.shape == (8, 16, 16, 3) and (np.asarray(windows) == 255).all()
+
+
+def test_step_in_windows_learns_from_the_object():
+    frames = np.full((4, 48, 48, 3), 255, np.uint8)
+    frames[:, 4:20, 20:36] = 20
+    state = init_vq_state(SMALL, jax.random.key(0), frames, TX)
+    settings = dict(config=SMALL, tx=TX, commitment=0.25, ema_decay=0.95, restart_below=0.0)
+    settings |= dict(foreground_weight=4.0, background=WHITE, window=24)
+    _, metrics = jax.jit(functools.partial(vq_train_step, **settings))(state, frames, jax.random.key(1))
+    assert np.isfinite(float(metrics["loss"])) and float(metrics["perplexity"]) > 1.5
 
 
 def test_psnr_of_a_tenth_off_is_twenty_decibels():

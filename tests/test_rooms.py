@@ -1,0 +1,79 @@
+"""The arrows of DESIGN: which room may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import cogvideo_jax
+
+PACKAGE = Path(cogvideo_jax.__file__).parent
+EVERYONE = {"notation", "runtime"}
+ARROWS = {
+    "notation": set(),
+    "runtime": set(),
+    "tokens": set(),
+    "data": {"tokens"},
+    "model": {"tokens.sequence", "tokens.vocab"},
+    "sampling": {"tokens", "model"},
+    "training": {"tokens", "data", "model"},
+    "text_to_video": {"tokens", "model", "sampling"},
+    "generate": {"text_to_video"},
+    "assemble": {"text_to_video"},
+    "evaluation": {"tokens", "data", "text_to_video"},
+    "convert": {"tokens", "model"},
+}
+FREE = {"cli", "__main__", "__init__"}
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of this package that a file imports, dotted, without the package's name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("cogvideo_jax"):
+            module = node.module.removeprefix("cogvideo_jax").lstrip(".")
+            found |= {module} if module else {alias.name for alias in node.names}
+            if module:
+                found |= {f"{module}.{alias.name}" for alias in node.names if is_module(f"{module}.{alias.name}")}
+        elif isinstance(node, ast.Import):
+            names = {alias.name for alias in node.names if alias.name.startswith("cogvideo_jax.")}
+            found |= {name.removeprefix("cogvideo_jax.") for name in names}
+    return found
+
+
+def is_module(dotted: str) -> bool:
+    path = PACKAGE.joinpath(*dotted.split("."))
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if room(path) not in FREE)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_room_imports_only_what_its_arrows_allow(path):
+    own = room(path)
+    assert own in ARROWS, f"{own} has no arrows; add it to the design first"
+    allowed = ARROWS[own] | {own} | (EVERYONE - {own} if own != "notation" else set())
+    for module in imports(path):
+        assert any(module == a or module.startswith(a + ".") for a in allowed), f"{own} may not import {module}"
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = "import sys, cogvideo_jax; print([m for m in ('jax', 'flax', 'tensorflow', 'torch') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_generation_needs_no_training_library():
+    import subprocess
+    import sys
+
+    heavy = ("grain", "tensorflow_datasets", "ml_collections", "optax", "orbax", "torch", "av")
+    code = f"import sys, cogvideo_jax.text_to_video, cogvideo_jax.generate; print([m for m in {heavy} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
