@@ -10,6 +10,7 @@ clips of motion.py, but is told neither caption nor start nor handwriting.
 Views are a drawing in its nine sides, and in its seventeen angles at the usual side.
 """
 
+import dataclasses
 import functools
 from typing import NamedTuple
 
@@ -26,15 +27,15 @@ FAINT = 0.1  # ink below this is the decoder's noise
 EMPTY = 4.0  # full pixels of ink; the least is a purple seven of side 8 with 11.3
 KEPT = 0.8  # share of the frames that are judged; the worst fifth is not
 
-# If even the best way is further off, in pixels of centre and side together, the action is "none". Decoded clips
-# are 0.1 off (all below 0.8), an object that stands still 3.0, and so is each way from all others.
+# If even the best way is further off, in pixels of centre and side together, the action is "none". Decoded
+# clips are 0.1 off (all below 0.8), an object that stands still 3.0, and so is each way from all others.
 ACTION_TOLERANCE = 2.0
-# If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.01 (all
-# below 0.05), a ring 0.26, random dots 0.36.
+# If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.01
+# (all below 0.05), a ring 0.26, random dots 0.36.
 OBJECT_TOLERANCE = 0.15
 ANGLE_TOLERANCE = 11.25  # degrees that a spinning object may be ahead or behind: one step of the turn
-# Angles in any order fit better by chance than those of a turn, and are charged for it. The least mismatch that
-# must still show is 0.04, of a spinning square taken for an upright one.
+# Angles in any order fit better by chance than those of a turn, and are charged for it. The least mismatch
+# that must still show is 0.04, of a spinning square taken for an upright one.
 FREE_FACTOR, FREE_CHARGE = 1.25, 0.01
 
 
@@ -63,26 +64,25 @@ def judge(frames: UInt8[np.ndarray, "T 64 64 3"]) -> Judgement:
         raise ValueError(f"frames must be uint8 [T, {size}, {size}, 3], got {frames.dtype} {frames.shape}")
     if len(frames) not in LENGTHS:
         raise ValueError(f"a clip must have one of {LENGTHS} frames, got {len(frames)}")
-    centres, sides = np.full((len(frames), 2), np.nan), np.full(len(frames), np.nan)
+    track = np.full((len(frames), 3), np.nan)  # x, y, side
     strength = _strength(frames)
     full = strength.sum((1, 2)) > EMPTY
     if not full.any():
-        return Judgement(NONE, NONE, NONE, centres, sides, len(frames))
+        return Judgement(NONE, NONE, NONE, track[:, :2], track[:, 2], len(frames))
     ink = _ink(frames[full], strength[full])
     windows, centroids = _windows(_alpha(frames[full], strength[full], ink))
     times = np.arange(0, motion.FRAMES, (motion.FRAMES - 1) // (len(frames) - 1))
     look, views, spinning, mismatch = _recognise(windows, times[full])
     known = _known_views()
-    centres[full] = (
-        centroids + _leftover_shift(windows, known.windows[look, views]) + known.offsets[look, views]
-    )
-    sides[full] = known.sides[views]
+    shifts = _leftover_shift(windows, known.windows[look, views])
+    track[full, :2] = centroids + shifts + known.offsets[look, views]
+    track[full, 2] = known.sides[views]
     return Judgement(
         known.objects[look] if mismatch <= OBJECT_TOLERANCE else NONE,
         _nearest_colour(ink),
-        _action(centres, sides, times, spinning),
-        centres,
-        sides,
+        _action(track, times, spinning),
+        track[:, :2],
+        track[:, 2],
         int((~full).sum()),
     )
 
@@ -103,9 +103,8 @@ def _near_the_most(ink: Float[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]
     size = ink.shape[1]
     sums = np.pad(ink.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     boxes = sums[:, BOX:, BOX:] - sums[:, :-BOX, BOX:] - sums[:, BOX:, :-BOX] + sums[:, :-BOX, :-BOX]
-    best = (
-        boxes >= boxes.max((1, 2), keepdims=True) - 1e-2
-    )  # many boxes hold a small object: take their middle
+    # many boxes hold a small object: take their middle
+    best = boxes >= boxes.max((1, 2), keepdims=True) - 1e-2
     places = np.arange(boxes.shape[1])
     count = best.sum((1, 2))
     middles = ((best.sum(axis) * places).sum(-1) / count + BOX / 2 for axis in (2, 1))
@@ -152,18 +151,13 @@ class _Views(NamedTuple):
 @functools.cache
 def _known_views() -> _Views:
     """Takes the views out of clips that grow and clips that spin."""
-    looks = [
-        (name, instance)
-        for name in motion.OBJECTS
-        for instance in range(motion.INSTANCES if name in motion.DIGIT_ROWS else 1)
-    ]
+    counts = {name: motion.INSTANCES if name in motion.DIGIT_ROWS else 1 for name in motion.OBJECTS}
+    looks = [(name, instance) for name, count in counts.items() for instance in range(count)]
     middle = motion.SIZE // 2
     windows, offsets = [], []
     for name, instance in looks:
-        grows, spins = (
-            motion.MotionSpec(name, "black", action, (middle, middle), instance)
-            for action in ("grows", "spins")
-        )
+        grows = motion.MotionSpec(name, "black", "grows", (middle, middle), instance)
+        spins = dataclasses.replace(grows, action="spins")
         # each side stays for 4 frames and each angle for 2; the first angle is an upright view
         pictures = np.concatenate([motion.render(grows)[::4], motion.render(spins)[2::2]])
         strength = _strength(pictures)
@@ -251,10 +245,8 @@ def _leftover_shift(
         dx, dy = shift.T[..., None, None]
         moved = spectrum * np.exp(-slope_x * dx - slope_y * dy)
         rest = picture - np.fft.irfft2(moved, (WINDOW, WINDOW))
-        slopes = np.stack(
-            [-np.fft.irfft2(moved * slope, (WINDOW, WINDOW)) for slope in (slope_x, slope_y)], 1
-        )
-        slopes = slopes.reshape(len(windows), 2, -1)
+        both = np.stack([-moved * slope_x, -moved * slope_y], 1)
+        slopes = np.fft.irfft2(both, (WINDOW, WINDOW)).reshape(len(windows), 2, -1)
         normal = slopes @ slopes.swapaxes(1, 2) + 1e-6 * np.eye(2)
         step = np.linalg.solve(normal, slopes @ rest.reshape(len(windows), -1, 1))[..., 0]
         shift = np.clip(shift + step, -4, 4)
@@ -264,37 +256,26 @@ def _leftover_shift(
 # Action -------------------------------------------------------------------------------------------
 
 
-def _action(
-    centres: Float[np.ndarray, "T 2"],
-    sides: Float[np.ndarray, "T"],
-    times: Int[np.ndarray, "T"],
-    spinning: bool,
-) -> str:
+def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spinning: bool) -> str:
     """The action whose way fits best, or "none"; "spins" needs a turn that was seen."""
-    errors = np.array(
-        [_way_error(centres, sides, *(values[times] for values in way)) for way in _ways().values()]
-    )
-    errors[[name == "spins" and not spinning for name in _ways()]] = np.inf
-    return list(_ways())[errors.argmin()] if errors.min() <= ACTION_TOLERANCE else NONE
+    errors = {
+        name: _way_error(track, way[times]) for name, way in _ways().items() if spinning or name != "spins"
+    }
+    best = min(errors, key=errors.get)
+    return best if errors[best] <= ACTION_TOLERANCE else NONE
 
 
 @functools.cache
-def _ways() -> dict[str, tuple[Float[np.ndarray, "33 2"], Int[np.ndarray, "33"]]]:
-    """Way of the centre from its start, and sides, of every action."""
+def _ways() -> dict[str, Float[np.ndarray, "33 3"]]:
+    """Centre and side (x, y, side) in every frame of every action, from a start at the origin."""
     specs = {action: motion.MotionSpec("square", "black", action, (0, 0), 0) for action in motion.ACTIONS}
-    return {action: (motion.path(spec), motion.sides(spec)) for action, spec in specs.items()}
+    return {name: np.column_stack([motion.path(spec), motion.sides(spec)]) for name, spec in specs.items()}
 
 
-def _way_error(
-    centres: Float[np.ndarray, "T 2"],
-    sides: Float[np.ndarray, "T"],
-    way: Float[np.ndarray, "T 2"],
-    way_sides: Int[np.ndarray, "T"],
-) -> float:
-    """Mean distance of the KEPT frames from a way with its best start; an empty frame is infinitely far."""
-    full = ~np.isnan(sides)
-    apart = (centres - way)[full]
-    apart -= np.median(apart, axis=0)
-    error = np.full(len(sides), np.inf)
-    error[full] = np.sqrt((apart**2).sum(-1) + (sides - way_sides)[full] ** 2)
+def _way_error(track: Float[np.ndarray, "T 3"], way: Float[np.ndarray, "T 3"]) -> float:
+    """Mean distance of the KEPT frames from a way with its best start and size; infinite for empty ones."""
+    apart = track - way
+    full = ~np.isnan(apart[:, 0])
+    error = np.full(len(track), np.inf)
+    error[full] = np.linalg.norm(apart[full] - np.median(apart[full], axis=0), axis=-1)
     return float(_kept_mean(error))

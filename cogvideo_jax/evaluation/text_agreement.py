@@ -85,14 +85,12 @@ def clip_specs(prompts: Sequence[Prompt], *, seed: int) -> list[motion.MotionSpe
 
 
 def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokenizer | None = None) -> dict:
-    """Percent of real clips that the checker reads rightly: as drawn and, given a tokenizer, encoded and decoded.
+    """Percent of real clips that the checker reads rightly: drawn and, given a tokenizer, also decoded.
 
     The decoded clips are the ceiling of generated ones.
     """
-    report = {
-        "clips": len(clips),
-        "drawn": _percent_right(clips, [judge(motion.render(spec)) for spec in clips]),
-    }
+    drawn = [judge(motion.render(spec)) for spec in clips]
+    report = {"clips": len(clips), "drawn": _percent_right(clips, drawn)}
     if tokenizer is not None:
         decoded = [judge(reconstruct(tokenizer, motion.render(spec))) for spec in clips]
         report["decoded"] = _percent_right(clips, decoded)
@@ -123,7 +121,7 @@ def _in_batches(make: Callable, items: Sequence, rng: Key[Array, ""], *, batch_s
 
 
 def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Percent of videos whose object, colour, action and all three are right, and what actions are taken for."""
+    """Percent of videos with the right object, colour, action and all three, and what actions look like."""
     groups = {
         "all": [True] * len(prompts),
         "unseen": [p.held_out for p in prompts],
@@ -147,9 +145,8 @@ def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement
 
 def _percent_right(asked: Sequence, judgements: Sequence[Judgement]) -> dict[str, float]:
     """Percent right of each trait and of all three; `asked` has the traits as attributes."""
-    hits = np.array(
-        [[getattr(a, trait) == getattr(j, trait) for trait in TRAITS] for a, j in zip(asked, judgements)]
-    )
+    pairs = list(zip(asked, judgements))
+    hits = np.array([[getattr(a, trait) == getattr(j, trait) for trait in TRAITS] for a, j in pairs])
     percent = [*100 * hits.mean(0), 100 * hits.all(1).mean()]
     return {name: round(float(value), 1) for name, value in zip((*TRAITS, "all three"), percent)}
 
@@ -190,10 +187,10 @@ def interpolation_error(
 
 
 def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Distance on the interpolated frames of generated videos from the action's path out of their first frame.
+    """Distance of generated, interpolated frames from the action's path out of the video's first frame.
 
-    Only videos whose action is right count. The path is the prompt's and not that of the key frames, whose own
-    distance stands beside it.
+    Only videos whose action is right count. The path is the prompt's and not that of the key frames, whose
+    own distance stands beside it.
     """
     apart = {"interpolated": [], "key frames": []}
     right = [(p, j) for p, j in zip(prompts, judgements) if p.action == j.action]
@@ -225,10 +222,11 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
     """Median and 90th percentile; frames without an object have no place and are counted instead."""
     values = np.concatenate(rows) if rows else np.zeros(0)
     seen = values[~np.isnan(values)]
-    median, ninety = (
-        (round(float(v), 2) for v in np.percentile(seen, (50, 90))) if len(seen) else (None, None)
-    )
-    return {"frames": len(values), "empty": len(values) - len(seen), "median": median, "90 %": ninety}
+    shares = {"median": 50, "90 %": 90}
+    figures = {
+        name: round(float(np.percentile(seen, q)), 2) if len(seen) else None for name, q in shares.items()
+    }
+    return {"frames": len(values), "empty": len(values) - len(seen), **figures}
 
 
 # All of it ----------------------------------------------------------------------------------------
@@ -269,10 +267,8 @@ def run(
 def report_text(report: dict) -> str:
     """The report of `run` as tables for a terminal."""
     agreement, checker = report["agreement"], report["checker"]
-    lines = [
-        f"percent right of {report['prompts']} generated videos",
-        _row("", ["videos", *TRAITS, "all three"]),
-    ]
+    lines = [f"percent right of {report['prompts']} generated videos"]
+    lines.append(_row("", ["videos", *TRAITS, "all three"]))
     lines += [_row(name, values.values()) for name, values in agreement["right"].items()]
     lines.append(_row("chance", ["", *agreement["chance"].values()]))
     for kind in ("drawn", "decoded"):
@@ -282,11 +278,8 @@ def report_text(report: dict) -> str:
     for action, values in agreement["actions"].items():
         others = ", ".join(f"{name} {count}" for name, count in values["taken for"].items())
         lines.append(_row(action, [values["videos"], values["right"]]) + "  " + others)
-    lines += [
-        "",
-        "pixels from the path, interpolated frames",
-        _row("", ["frames", "empty", "median", "90 %"]),
-    ]
+    lines += ["", "pixels from the path, interpolated frames"]
+    lines.append(_row("", ["frames", "empty", "median", "90 %"]))
     for title, key in (("real key frames", "interpolation"), ("generated", "generated interpolation")):
         lines.append(f"{title}, {report[key]['clips']} clips")
         rows = ((name, v) for name, v in report[key].items() if isinstance(v, dict))

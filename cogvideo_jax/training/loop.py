@@ -81,7 +81,7 @@ def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints,
     pending, since = [], time.monotonic()
     while step < config.steps:
         batch = meshes.put_batch(next(part.batches), mesh)
-        state, scalars = part.step(state, batch, jax.random.fold_in(base_rng, step))
+        state, scalars = part.step(state, part.frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
         pending.append((step, scalars))
         saves = step % config.checkpoint_every == 0 or step == config.steps or stop.asked

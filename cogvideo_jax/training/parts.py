@@ -41,14 +41,16 @@ class Part(NamedTuple):
 
     Attributes:
       state: at step zero, on the devices.
-      step: (state, batch, rng) -> (state, scalars), jitted with the state donated.
+      frozen: parameters that steps read and never change.
+      step: (state, frozen, batch, rng) -> (state, scalars), jitted with the state donated.
       batches: iterator of host batches whose place can be saved.
       tokens_per_batch: for tokens a second.
       export: (state, path) -> writes the trained weights.
     """
 
     state: PyTree
-    step: Callable[[PyTree, PyTree, Key[Array, ""]], tuple[PyTree, dict]]
+    frozen: PyTree
+    step: Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[PyTree, dict]]
     batches: Any
     tokens_per_batch: int
     export: Callable[[PyTree, Path], None]
@@ -81,7 +83,10 @@ def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     first = next(iter(make()))
     rng = jax.random.key(config.seed)
     init = functools.partial(init_vq_state, vq_config, tx=tx)
-    step = functools.partial(vq_train_step, config=vq_config, tx=tx, **config.vq.to_dict())
+
+    def step(state, frozen, frames, rng):
+        del frozen
+        return vq_train_step(state, frames, rng, config=vq_config, tx=tx, **config.vq.to_dict())
 
     def export(state, path):
         tree = {"networks": state.params, "codebook": dict(vars(state.codebook))}
@@ -89,6 +94,7 @@ def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
 
     return Part(
         state=jax.jit(init, out_shardings=meshes.replicated(mesh))(rng, first),
+        frozen={},
         step=jax.jit(step, donate_argnums=0),
         batches=make(),
         tokens_per_batch=config.batch_size * (config.data.size // vq_config.rates[0]) ** 2,
@@ -116,7 +122,6 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     frozen_sharding, trained_sharding = ({}, shardings) if config.part == "base" else states.split_added(shardings)
     frozen = jax.device_put(frozen, frozen_sharding)
     state = states.TrainState.create(jax.device_put(trained, trained_sharding), tx)
-    step = jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0)
     make_example = functools.partial(
         EXAMPLES[config.part], text=text, layout=model_config.layout, **config.example.to_dict()
     )
@@ -127,7 +132,8 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
 
     return Part(
         state=state,
-        step=lambda state, batch, rng: step(state, frozen, batch, rng),
+        frozen=frozen,
+        step=jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0),
         batches=token_batches(
             cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()
         ),

@@ -1,4 +1,4 @@
-"""The checker reads drawn clips as a person would, also blurred, noisy and damaged ones, and says when nothing fits."""
+"""The checker reads drawn clips as a person would, also damaged ones, and says when nothing fits."""
 
 import numpy as np
 import pytest
@@ -78,6 +78,13 @@ def test_an_empty_video_shows_nothing():
 def test_an_object_that_stands_still_does_nothing(name, frames):
     spec = motion.MotionSpec(name, "blue", "jumps", (24, 32), 0)
     assert judge(still(spec)[:frames])[:3] == (name, "blue", "none")
+
+
+def test_an_object_of_another_size_moves_all_the_same():
+    large = motion.render(motion.MotionSpec("ball", "red", "grows", (16, 32), 0))[-1]
+    clip = np.stack([np.roll(large, t, axis=1) for t in range(33)])
+    seen = judge(clip)
+    assert seen[:3] == ("ball", "red", "moves right") and (seen.sides == 24).all()
 
 
 def test_a_turn_that_stops_half_way_is_no_spin():

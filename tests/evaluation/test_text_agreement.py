@@ -37,7 +37,7 @@ class PerfectTokenizer:
 
 
 class FakeVideo:
-    """Draws what it is asked for, in a colour of its own if it has one; interpolates by repeating key frames."""
+    """Draws what it is asked for, or that in one colour; repeats key frames to interpolate."""
 
     tokenizer = PerfectTokenizer()
 

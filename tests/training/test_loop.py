@@ -1,0 +1,161 @@
+"""The training loop: learns, freezes the base, stops on NaN, and goes on after any interruption with the same losses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cogvideo_jax.model.transformer import is_added
+from cogvideo_jax.runtime.weights import load_weights
+from cogvideo_jax.training import loop
+from cogvideo_jax.training.loop import Interrupted, train
+
+
+def losses(workdir) -> dict[int, float]:
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+@pytest.fixture
+def base(make_config, tmp_path):
+    """Trained weights of a base."""
+    return train(make_config("base"), tmp_path / "base")
+
+
+def test_the_base_learns_and_writes_its_figures(make_config, tmp_path):
+    weights = train(make_config("base", steps=30), tmp_path)
+    curve = losses(tmp_path)
+    assert list(curve) == list(range(1, 31)) and curve[30] < curve[1]
+    tree, description = load_weights(weights)
+    assert description["kind"] == "base" and "token_table" in tree
+
+
+@pytest.mark.parametrize("part", ["stage1", "stage2"])
+def test_only_what_cogvideo_adds_is_trained_and_the_base_stays_bit_equal(make_config, tmp_path, base, part, monkeypatch):
+    built = {}
+    real = loop.build_part
+
+    def remember(config, mesh):
+        built["part"] = real(config, mesh)
+        return built["part"]
+
+    monkeypatch.setattr(loop, "build_part", remember)
+    weights, _ = load_weights(train(make_config(part, base=str(base)), tmp_path / part))
+    assert all(is_added(path) for path in flatten_dict(weights))
+    frozen = flatten_dict(built["part"].frozen)
+    inherited = flatten_dict(load_weights(base)[0])
+    assert set(frozen) == set(inherited)
+    for path, leaf in frozen.items():
+        assert np.asarray(leaf).tobytes() == inherited[path].tobytes(), path
+    fresh = flatten_dict(weights)
+    assert np.any(fresh[("temporal_alpha",)] if ("temporal_alpha",) in fresh else fresh[("layers", "temporal_alpha")])
+
+
+def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, base):
+    weights, _ = load_weights(train(make_config("stage1", base=str(base), steps=0), tmp_path))
+    inherited, _ = load_weights(base)
+    added = weights["layers"]["temporal"]
+    np.testing.assert_array_equal(added["qkv_kernel"], inherited["layers"]["spatial"]["qkv_kernel"])
+    assert np.any(added["out_kernel"] != inherited["layers"]["spatial"]["out_kernel"])
+    assert not np.any(weights["layers"]["temporal_alpha"])
+    first_frame = inherited["position_table"][12:16]
+    np.testing.assert_array_equal(weights["extra_positions"], np.tile(first_frame, (4, 1)))
+
+
+def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base):
+    from cogvideo_jax.runtime.mesh import make_mesh
+    from cogvideo_jax.training.parts import build_part
+    from cogvideo_jax.training.state import count
+
+    config = make_config("stage1", base=str(base))
+    state = build_part(config, make_mesh(config.mesh.to_dict())).state
+    moments = count([leaf for leaf in np_leaves(state.opt_state) if leaf.ndim])
+    assert moments == 2 * count(state.trained)
+
+
+def np_leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+def test_stopping_and_starting_again_gives_the_same_losses(make_config, tmp_path, monkeypatch):
+    train(make_config("base"), tmp_path / "whole")
+    asked_at = 5
+    steps = loop._finite
+
+    def interrupt(pending):
+        if pending[-1][0] == asked_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return steps(pending)
+
+    monkeypatch.setattr(loop, "_finite", interrupt)
+    with pytest.raises(Interrupted, match="step 6"):
+        train(make_config("base"), tmp_path / "broken")
+    monkeypatch.undo()
+    assert max(losses(tmp_path / "broken")) == 6
+    train(make_config("base"), tmp_path / "broken")
+    assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_killed_three_times_it_reproduces_the_uninterrupted_losses(make_config, tmp_path):
+    config = make_config("base", steps=40, checkpoint_every=4)
+    train(config, tmp_path / "whole")
+    script = tmp_path / "run.py"
+    script.write_text(
+        "import sys, json\nfrom ml_collections import ConfigDict\nfrom cogvideo_jax.training.loop import train\n"
+        f"train(ConfigDict(json.loads({json.dumps(config.to_json())!r})), sys.argv[1])\n"
+    )
+    rng, workdir = np.random.default_rng(0), tmp_path / "killed"
+    for _ in range(3):
+        run = subprocess.Popen([sys.executable, script, workdir], env=os.environ | {"JAX_PLATFORMS": "cpu"})
+        wait_for_lines(workdir / "metrics.jsonl", run, at_least=int(rng.integers(5, 12)))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    subprocess.run([sys.executable, script, workdir], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
+    assert losses(workdir) == losses(tmp_path / "whole")
+
+
+def wait_for_lines(path, run, *, at_least: int) -> None:
+    """Until the run has written so many lines more than it found."""
+    before = len(path.read_text().splitlines()) if path.exists() else 0
+    for _ in range(600):
+        if run.poll() is not None or (path.exists() and len(path.read_text().splitlines()) >= before + at_least):
+            return
+        time.sleep(0.1)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(make_config, tmp_path):
+    config = make_config("base")
+    config.optimizer.learning_rate = 1e30
+    config.optimizer.clip_norm = 1e30
+    with pytest.raises(FloatingPointError, match=r"the loss of step \d+ is"):
+        train(config, tmp_path)
+
+
+def test_a_base_of_another_size_is_refused(make_config, tmp_path, base):
+    config = make_config("stage1", base=str(base))
+    config.model.mlp_width = 64
+    with pytest.raises(ValueError, match="does not fit"):
+        train(config, tmp_path / "other")
+
+
+def test_an_unknown_model_key_is_refused(make_config, tmp_path):
+    config = make_config("base")
+    config.model.depth = 3
+    with pytest.raises(ValueError, match="depth"):
+        train(config, tmp_path)
+
+
+def test_a_text_model_of_another_vocabulary_is_refused(make_config, tmp_path):
+    config = make_config("base")
+    config.model.boi = 3
+    with pytest.raises(ValueError, match="boi"):
+        train(config, tmp_path)
