@@ -5,6 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from absl import logging
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
     logging.set_verbosity(logging.INFO)
@@ -55,6 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     assemble.add_argument("--recipe", required=True, help="pipeline.json: how to sample")
     assemble.add_argument("--out", required=True, help="folder to write")
     assemble.set_defaults(run=_assemble)
+
+    evaluate = commands.add_parser("evaluate", help="how often the demo's videos show what was asked for")
+    evaluate.add_argument("--weights", help="folder of weights; by default those of the demo")
+    evaluate.add_argument("--prompts", type=int, default=200, help="how many prompts")
+    evaluate.add_argument("--seed", type=int, default=0)
+    evaluate.add_argument("--batch", type=int, default=20, help="videos made together")
+    evaluate.add_argument("--out", help="also write the report as JSON")
+    evaluate.set_defaults(run=_evaluate)
 
     tokenize = commands.add_parser("tokenize", help="turn clips into a token cache, once")
     tokenize.add_argument("--source", required=True, help="captioned_motion, or a folder with captions.jsonl")
@@ -111,6 +121,16 @@ def _generate(options, _) -> int:
     for complaint in complaints:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
     return 2 if complaints else 0
+
+
+def _evaluate(options, _) -> int:
+    from cogvideo_jax.evaluation.text_agreement import report_text, run
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS
+
+    weights = options.weights or DEMO_WEIGHTS
+    report = run(weights, prompts=options.prompts, seed=options.seed, batch_size=options.batch, out=options.out)
+    print(report_text(report))
+    return 0
 
 
 def _assemble(options, _) -> int:

@@ -2,8 +2,8 @@
 
     first frame (base) -> 5 key frames (stage 1) -> 9 -> 17 -> 33 frames (stage 2, recursively) -> pixels (VQ decoder)
 
-A folder of weights holds `pipeline.json` (the recipe), `text.model` and one safetensors file a part; stages 1 and 2 hold
-only what CogVideo adds, the inherited base is stored once.
+A folder of weights holds `pipeline.json` (the recipe), `text.model` and one safetensors file a part; stages 1 and 2
+hold only what CogVideo adds, the inherited base is stored once.
 """
 
 import dataclasses
@@ -77,9 +77,20 @@ class TextToVideo:
     """
 
     def __init__(
-        self, recipe: Recipe, text: TextTokenizer, tokenizer: VQTokenizer, stages: dict[str, Stage], labels: Array
+        self,
+        recipe: Recipe,
+        text: TextTokenizer,
+        tokenizer: VQTokenizer,
+        stages: dict[str, Stage],
+        labels: Array,
     ):
-        self.recipe, self.text, self.tokenizer, self.stages, self.labels = recipe, text, tokenizer, stages, labels
+        self.recipe, self.text, self.tokenizer, self.stages, self.labels = (
+            recipe,
+            text,
+            tokenizer,
+            stages,
+            labels,
+        )
         self._clusters = int(labels.max()) + 1
 
     @classmethod
@@ -144,6 +155,25 @@ class TextToVideo:
             pixels = self._decode(frames)
             bar.update()
         return pixels
+
+    def interpolate(
+        self,
+        key_frames: UInt8[np.ndarray, "B T H W 3"],
+        prompts: Sequence[str],
+        rng: Key[Array, ""] | Key[Array, "B"],
+        *,
+        compat: Compat = Compat.EXACT,
+    ) -> UInt8[np.ndarray, "B T2 H W 3"]:
+        """Stage 2 alone: fills frames in between pictures that are given at the key frame rate."""
+        batch, length = key_frames.shape[:2]
+        rngs = rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(batch))
+        key_rate, rounds = self._plan(None, None)
+        texts = self._texts(prompts, key_rate, rounds, False)
+        ids = self.tokenizer.encode(key_frames.reshape(batch * length, *key_frames.shape[2:]))
+        frames = ids.reshape(batch, length, -1)
+        for rate in rounds:
+            frames = self._interpolate(texts[rate], frames, rngs, rate, compat, lambda: None)
+        return self._decode(frames)
 
     def check(self, prompt: str) -> None:
         """Raises ValueError if a prompt cannot be used."""

@@ -1,6 +1,6 @@
 """The demo's base (CogView2's part): text -> one frame of 8 x 8 codes.
 
-    cogvideo train --config=configs/demo_base.py --workdir=runs/base
+cogvideo train --config=configs/demo_base.py --workdir=runs/base
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """The demo's stage 1: five key frames one second apart, attention-plus trained beside the frozen base.
 
-    cogvideo train --config=configs/demo_stage1.py --workdir=runs/stage1
+cogvideo train --config=configs/demo_stage1.py --workdir=runs/stage1
 """
 
 import dataclasses

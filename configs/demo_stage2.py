@@ -1,6 +1,6 @@
 """The demo's stage 2: two frames between three at 2, 4 and 8 frames a second, in shifted windows.
 
-    cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
+cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
 """
 
 import dataclasses

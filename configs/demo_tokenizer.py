@@ -1,6 +1,6 @@
 """The demo's image tokenizer: 64 x 64 pixels <-> 8 x 8 codes of 1,024, local encoder.
 
-    cogvideo train --config=configs/demo_tokenizer.py --workdir=runs/tokenizer
+cogvideo train --config=configs/demo_tokenizer.py --workdir=runs/tokenizer
 """
 
 import dataclasses

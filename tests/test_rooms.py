@@ -1,6 +1,8 @@
 """The arrows of DESIGN: which room may import which."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,18 +64,16 @@ def test_a_room_imports_only_what_its_arrows_allow(path):
         assert any(module == a or module.startswith(a + ".") for a in allowed), f"{own} may not import {module}"
 
 
-def test_importing_the_package_loads_nothing_heavy():
-    import subprocess
-    import sys
+def loaded_by(modules: str, suspects: tuple[str, ...]) -> list[str]:
+    """Which of the suspects a fresh interpreter has loaded after importing `modules`."""
+    code = f"import sys, {modules}; print(*[name for name in {suspects} if name in sys.modules])"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
-    code = "import sys, cogvideo_jax; print([m for m in ('jax', 'flax', 'tensorflow', 'torch') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+def test_importing_the_package_loads_nothing_heavy():
+    assert loaded_by("cogvideo_jax", ("jax", "flax", "tensorflow", "torch")) == []
 
 
 def test_generation_needs_no_training_library():
-    import subprocess
-    import sys
-
     heavy = ("grain", "tensorflow_datasets", "ml_collections", "optax", "orbax", "torch", "av")
-    code = f"import sys, cogvideo_jax.text_to_video, cogvideo_jax.generate; print([m for m in {heavy} if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+    assert loaded_by("cogvideo_jax.text_to_video, cogvideo_jax.generate", heavy) == []

@@ -89,30 +89,22 @@ def to_official(params: dict, config: VQConfig) -> dict[str, np.ndarray]:
 def _layer_names(config: VQConfig) -> dict[tuple[str, ...], str]:
     """Our layer -> released layer; shortcuts and attention are listed wherever they could be."""
     layers = {("project",): "quantize.proj"}
-    layers |= _half_names(
-        ("encoder",), "enc", len(config.encoder_multipliers), config.encoder_res_blocks, "down"
-    )
+    layers |= _half_names(("encoder",), "enc", len(config.encoder_multipliers), config.encoder_res_blocks, "down")
     for index, rate in enumerate(config.rates[1:]):
         layers[(f"down_sampler_{rate}", "conv")] = f"down_samplers.{index}.conv_down_sampler.conv"
     for index, rate in enumerate(config.rates):
-        theirs = (
-            f"decs.{len(config.rates) - 1 - index}"  # the released list begins with the lowest resolution
-        )
+        theirs = f"decs.{len(config.rates) - 1 - index}"  # the released list begins with the lowest resolution
         levels = len(config.decoder_multipliers[index])
         layers |= _half_names((f"decoder_{rate}",), theirs, levels, config.decoder_res_blocks, "up")
     return layers
 
 
-def _half_names(
-    ours: tuple[str, ...], theirs: str, levels: int, blocks: int, way: str
-) -> dict[tuple[str, ...], str]:
+def _half_names(ours: tuple[str, ...], theirs: str, levels: int, blocks: int, way: str) -> dict[tuple[str, ...], str]:
     """Layers of one encoder (way "down") or decoder (way "up")."""
     names = {(*ours, layer): f"{theirs}.{layer}" for layer in ("conv_in", "norm_out", "conv_out")}
 
     def add(block: str, their_block: str, layers: dict[str, str]):
-        names.update(
-            {(*ours, block, mine): f"{theirs}.{their_block}.{other}" for other, mine in layers.items()}
-        )
+        names.update({(*ours, block, mine): f"{theirs}.{their_block}.{other}" for other, mine in layers.items()})
 
     add("middle_block1", "mid.block_1", RESIDUAL)
     add("middle_attention", "mid.attn_1", ATTENTION)

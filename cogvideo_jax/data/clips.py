@@ -117,9 +117,7 @@ class FolderSource(ClipSource):
         try:
             lines = captions.read_bytes().splitlines()
         except OSError as error:
-            raise ValueError(
-                f"{self.folder} is no folder of videos: it has no readable {CAPTIONS_FILE}"
-            ) from error
+            raise ValueError(f"{self.folder} is no folder of videos: it has no readable {CAPTIONS_FILE}") from error
         self._rows = []
         for number, line in enumerate(lines, 1):
             if line.strip():
@@ -148,9 +146,7 @@ class FolderSource(ClipSource):
         file, texts = self._rows[row]
         frames = read_video(self.folder / file, fps=self.fps, max_seconds=self.max_seconds, size=self.size)
         if len(frames) < self.min_frames:
-            raise ValueError(
-                f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed"
-            )
+            raise ValueError(f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed")
         return Clip(frames, self.fps, texts, file)
 
 
@@ -233,9 +229,7 @@ class MotionSource(ClipSource):
         return Clip(record["frames"], float(record["fps"]), texts, self.name(row))
 
 
-def open_source(
-    name: str, *, size: int, data_dir: str | Path, train_clips: int, test_clips: int = 1_000
-) -> ClipSource:
+def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int, test_clips: int = 1_000) -> ClipSource:
     """The clips of `captioned_motion` (its training split), or of the folder of that name.
 
     Args:

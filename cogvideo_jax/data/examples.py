@@ -22,7 +22,6 @@ from cogvideo_jax.tokens.sequence import ClipLayout
 from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 
 
-
 class Example(TypedDict):
     """Arrays of one example, a dict because grain stacks dicts of arrays into batches."""
 
@@ -105,9 +104,7 @@ def _clip_example(
     layout: ClipLayout,
     text_dropout: float,
 ) -> Example:
-    indices = frame_rate.random_indices(
-        rng, len(clip.frames), source_fps=clip.fps, rate=rate, frames=layout.frames
-    )
+    indices = frame_rate.random_indices(rng, len(clip.frames), source_fps=clip.fps, rate=rate, frames=layout.frames)
     ids = clip_text_ids(_caption(clip, rng, text_dropout), fps=rate, text=text)
     return _example(ids, clip.frames[indices[layout.times()]], text=text, layout=layout)
 
@@ -118,9 +115,7 @@ def _caption(clip: TokenClip, rng: np.random.Generator, text_dropout: float) -> 
     return GUIDANCE_TEXT if rng.random() < text_dropout else caption
 
 
-def _example(
-    ids: list[int], frames: Int[np.ndarray, "T N"], *, text: TextTokenizer, layout: ClipLayout
-) -> Example:
+def _example(ids: list[int], frames: Int[np.ndarray, "T N"], *, text: TextTokenizer, layout: ClipLayout) -> Example:
     if frames.shape != (layout.frames, layout.frame_tokens):
         raise ValueError(f"the layout wants frames {layout.frames, layout.frame_tokens}, got {frames.shape}")
     padded, mask = left_pad_text(ids, length=layout.text_length, pad_id=text.pad_id)

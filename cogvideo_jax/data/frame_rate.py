@@ -42,9 +42,7 @@ def lowest_rate(num_frames: int, source_fps: float, *, rates: Sequence[float], f
     return min(enough_rates(num_frames, source_fps, rates=rates, frames=frames))
 
 
-def enough_rates(
-    num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5
-) -> list[float]:
+def enough_rates(num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5) -> list[float]:
     """Those of `rates` (frames/s) at which the video yields at least `frames` frames, in the given order.
 
     Raises:
@@ -71,7 +69,5 @@ def random_indices(
     offsets = offsets_at_rate(source_fps, rate=rate, frames=frames)
     latest = num_frames - 1 - int(offsets[-1])
     if latest < 0:
-        raise ValueError(
-            f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s"
-        )
+        raise ValueError(f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s")
     return rng.integers(latest + 1) + offsets

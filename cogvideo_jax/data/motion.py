@@ -222,17 +222,13 @@ def _coverage(thing: str, instance: int, u: np.ndarray, v: np.ndarray) -> np.nda
     if thing == "triangle":
         return ((v <= 0.875) & (np.abs(u) <= (v + 1) / 1.875)).astype(float)
     if thing == "cross":
-        return ((np.minimum(np.abs(u), np.abs(v)) <= 0.3) & (np.maximum(np.abs(u), np.abs(v)) <= 1)).astype(
-            float
-        )
+        return ((np.minimum(np.abs(u), np.abs(v)) <= 0.3) & (np.maximum(np.abs(u), np.abs(v)) <= 1)).astype(float)
     inside = np.maximum(np.abs(u), np.abs(v)) <= 1
     return _ink(_handwriting(thing, instance), u, v) * inside
 
 
 @functools.cache
-def _alpha(
-    thing: str, instance: int, side: int, canvas: int, angle: float
-) -> Float[np.ndarray, "canvas canvas"]:
+def _alpha(thing: str, instance: int, side: int, canvas: int, angle: float) -> Float[np.ndarray, "canvas canvas"]:
     """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas."""
     points = (np.arange(canvas * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - canvas / 2
     x, y = np.meshgrid(points, points)

@@ -80,9 +80,7 @@ def frame_batches(
 
     clips = share // frames_per_clip
     readable = ReadableClips(source, memory=CLIP_MEMORY)
-    return _iterator(
-        readable, take, clips, seed=seed, part=(process_index, process_count), join=np.concatenate
-    )
+    return _iterator(readable, take, clips, seed=seed, part=(process_index, process_count), join=np.concatenate)
 
 
 def _share(batch_size: int, process_count: int) -> int:
@@ -107,7 +105,5 @@ def _iterator(
     draw_seed = int(np.random.SeedSequence([seed, index]).generate_state(1)[0])  # differs between processes
     dataset = grain.MapDataset.source(rows).shuffle(seed=seed)[index::count].repeat()
     dataset = dataset.random_map(draw, seed=draw_seed).batch(batch_size, drop_remainder=True, batch_fn=join)
-    options = grain.ReadOptions(
-        num_threads=READ_THREADS, prefetch_buffer_size=max(2, PREFETCHED // batch_size)
-    )
+    options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=max(2, PREFETCHED // batch_size))
     return iter(dataset.to_iter_dataset(options))

@@ -104,9 +104,7 @@ def _agree_on(plan: dict, out: Path) -> None:
         old = _read_json(begun)
         differing = [key for key in plan if old.get(key) != plan[key]]
         if differing:
-            raise ValueError(
-                f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder"
-            )
+            raise ValueError(f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder")
     else:
         _write_json(begun, plan)
 
@@ -148,9 +146,7 @@ def _encode_together(clips: list[Clip], encode: Encode, frames_per_call: int) ->
         yield TokenClip(part, clip.fps, clip.texts, clip.name)
 
 
-def _write_shard(
-    out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range
-) -> None:
+def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range) -> None:
     path = _shard_path(out, shard)
     part = path.with_suffix(".part")
     writer = ArrayRecordWriter(str(part), "group_size:1")
@@ -173,9 +169,7 @@ def _write_meta(out: Path, plan: dict, *, shards: int, source: ClipSource) -> No
     notes = [_read_json(_shard_notes(out, shard)) for shard in range(shards)]
     full = [note for note in notes if note["clips"]]
     damaged = [entry for note in notes for entry in note["skipped"]]
-    unlisted = [
-        list(entry) for entry in source.skipped if list(entry) not in damaged
-    ]  # e.g. lines of captions.jsonl
+    unlisted = [list(entry) for entry in source.skipped if list(entry) not in damaged]  # e.g. lines of captions.jsonl
     if not full:
         raise ValueError(f"not one clip could be used: {damaged[:3]}")
     frame_tokens = full[0]["frame_tokens"]
@@ -236,9 +230,7 @@ class TokenCache:
         self.meta = _read_json(self.path / "meta.json")
         if fingerprint is not None and fingerprint != self.meta["fingerprint"]:
             made_by = self.meta["fingerprint"]
-            raise ValueError(
-                f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again"
-            )
+            raise ValueError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
         counts = self.meta["clips_in_shard"]
         shards = [str(_shard_path(self.path, shard)) for shard, clips in enumerate(counts) if clips]
         self._records = ArrayRecordDataSource(shards)

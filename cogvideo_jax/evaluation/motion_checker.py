@@ -112,9 +112,7 @@ def _near_the_most(ink: Float[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]
     return rows[:, :, None] & columns[:, None, :]
 
 
-def _ink(
-    frames: UInt8[np.ndarray, "T H W 3"], strength: Float[np.ndarray, "T H W"]
-) -> Float[np.ndarray, "3"]:
+def _ink(frames: UInt8[np.ndarray, "T H W 3"], strength: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "3"]:
     """Mean colour of the strongest pixels, the median over the frames, as a distance from white (0..255)."""
     core = strength >= 0.8 * strength.max((1, 2), keepdims=True)
     return np.median([255.0 - frame[mask].mean(0) for frame, mask in zip(frames, core)], axis=0)
@@ -258,9 +256,7 @@ def _leftover_shift(
 
 def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spinning: bool) -> str:
     """The action whose way fits best, or "none"; "spins" needs a turn that was seen."""
-    errors = {
-        name: _way_error(track, way[times]) for name, way in _ways().items() if spinning or name != "spins"
-    }
+    errors = {name: _way_error(track, way[times]) for name, way in _ways().items() if spinning or name != "spins"}
     best = min(errors, key=errors.get)
     return best if errors[best] <= ACTION_TOLERANCE else NONE
 

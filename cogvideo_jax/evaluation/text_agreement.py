@@ -223,18 +223,14 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
     values = np.concatenate(rows) if rows else np.zeros(0)
     seen = values[~np.isnan(values)]
     shares = {"median": 50, "90 %": 90}
-    figures = {
-        name: round(float(np.percentile(seen, q)), 2) if len(seen) else None for name, q in shares.items()
-    }
+    figures = {name: round(float(np.percentile(seen, q)), 2) if len(seen) else None for name, q in shares.items()}
     return {"frames": len(values), "empty": len(values) - len(seen), **figures}
 
 
 # All of it ----------------------------------------------------------------------------------------
 
 
-def run(
-    weights: str | Path, *, prompts: int, seed: int, batch_size: int, out: str | Path | None = None
-) -> dict:
+def run(weights: str | Path, *, prompts: int, seed: int, batch_size: int, out: str | Path | None = None) -> dict:
     """Measures a folder of weights; writes the report as JSON if `out` is given.
 
     Args:

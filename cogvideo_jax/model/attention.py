@@ -91,9 +91,7 @@ class Projections(nn.Module):
             "qkv_kernel", partitioned(matrix_init, "embed", None, "heads", "kv"), (width, 3, *heads)
         )
         self.qkv_bias = self.param("qkv_bias", partitioned(zeros, None, "heads", "kv"), (3, *heads))
-        self.out_kernel = self.param(
-            "out_kernel", partitioned(self.out_init, "heads", "kv", "embed"), (*heads, width)
-        )
+        self.out_kernel = self.param("out_kernel", partitioned(self.out_init, "heads", "kv", "embed"), (*heads, width))
         self.out_bias = self.param("out_bias", partitioned(zeros, "embed"), (width,))
 
     def project(self, x: Float[Array, "B L D"]) -> tuple[Array, KeysValues]:

@@ -1,6 +1,6 @@
 """One layer: sandwich LayerNorm around the two attention channels and around the MLP (paper figure 3).
 
-    x = x + LN3(alpha * spatial(LN1 x) + (1 - alpha) * temporal(LN1 x));   x = x + LN4(MLP(LN2 x))
+x = x + LN3(alpha * spatial(LN1 x) + (1 - alpha) * temporal(LN1 x));   x = x + LN4(MLP(LN2 x))
 """
 
 from typing import Any
@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.model import cache as caches
-from cogvideo_jax.model.attention import KeysValues, Projections, attend, matrix_init, partitioned, scaled_init
+from cogvideo_jax.model.attention import (
+    KeysValues,
+    Projections,
+    attend,
+    matrix_init,
+    partitioned,
+    scaled_init,
+)
 from cogvideo_jax.model.config import Compat, TransformerConfig
 from cogvideo_jax.model.spatial import spatial_attention
 from cogvideo_jax.model.temporal import temporal_attention

@@ -44,9 +44,7 @@ def spatial_positions(capacity: int, index: Int[Array, ""], frame_tokens: int) -
     return (entry < index) & (entry >= index - offset)
 
 
-def temporal_positions(
-    config: TransformerConfig, index: Int[Array, ""], shifted: Int[Array, ""]
-) -> Bool[Array, "TN"]:
+def temporal_positions(config: TransformerConfig, index: Int[Array, ""], shifted: Int[Array, ""]) -> Bool[Array, "TN"]:
     """Entries of the temporal cache that the token at `index` sees: earlier, and in its own window and region."""
     layout = config.layout
     entry = jnp.arange(layout.image_length)

@@ -13,9 +13,9 @@ from cogvideo_jax.notation import Bool, Int
 def within_frame(slots: int, context_slots: int, frame_tokens: int) -> Bool[np.ndarray, "T N N"]:
     """Spatial channel, own frame. Context slots in both directions, generated slots causal:
 
-        context  1 1 1      generated  1 0 0
-                 1 1 1                 1 1 0
-                 1 1 1                 1 1 1
+    context  1 1 1      generated  1 0 0
+             1 1 1                 1 1 0
+             1 1 1                 1 1 1
     """
     causal = np.tril(np.ones((frame_tokens, frame_tokens), bool))
     is_context = np.arange(slots)[:, None, None] < context_slots

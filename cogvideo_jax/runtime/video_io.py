@@ -79,9 +79,7 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _at_rate(
-    shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None
-) -> Iterator[np.ndarray]:
+def _at_rate(shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None) -> Iterator[np.ndarray]:
     """What is on the screen at 0, 1/fps, 2/fps, ..."""
     count = 0
     for _, until, picture in shown:
@@ -187,15 +185,11 @@ def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Se
     """
     clips = [_checked(clip, 1.0) for clip in clips]
     if len({clip.shape[1:] for clip in clips}) != 1 or len(labels) not in (0, len(clips)):
-        raise ValueError(
-            f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips"
-        )
+        raise ValueError(f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips")
     height, width = clips[0].shape[1:3]
     head = LABEL_HEIGHT if labels else 0
     columns = max(len(clip) for clip in clips)
-    sheet = Image.new(
-        "RGB", (columns * (width + 1) - 1, len(clips) * (height + head + 1) - 1), (128, 128, 128)
-    )
+    sheet = Image.new("RGB", (columns * (width + 1) - 1, len(clips) * (height + head + 1) - 1), (128, 128, 128))
     for row, clip in enumerate(clips):
         top = row * (height + head + 1)
         for column, frame in enumerate(clip):

@@ -108,7 +108,13 @@ def write_frame(
 
 
 def step_logits(
-    params: PyTree, cache: Cache, token: Int[Array, "B"], index: Int[Array, ""], *, model: Transformer, settings
+    params: PyTree,
+    cache: Cache,
+    token: Int[Array, "B"],
+    index: Int[Array, ""],
+    *,
+    model: Transformer,
+    settings,
 ) -> tuple[Cache, Float[Array, "B C"]]:
     """One cached step: input tokens at `index` -> logits over image codes, guided where asked."""
     weight = settings.text_log_weight
@@ -137,9 +143,7 @@ def write_slots(
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
     slots = [given]
     for slot in range(given.shape[1], model.config.layout.frames):
-        cache, frame = write_frame(
-            params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings
-        )
+        cache, frame = write_frame(params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(frame.block_until_ready()[:, None])
         on_frame()
     return jnp.concatenate(slots, axis=1)

@@ -1,7 +1,7 @@
 """Stage 2: frames between frames, recursively 5 -> 9 -> 17 -> 33 (paper section 3.1, figure 2).
 
-A window of three neighbouring frames gets one new frame in each of its two gaps; neighbouring windows share a frame. All
-windows of a round are independent and go through the model in chunks of one fixed size, so that every round uses one
+A window of three neighbouring frames gets one new frame in each of its two gaps; neighbours share a frame. All windows
+of a round are independent and go through the model in chunks of one fixed size, so that every round uses one
 compiled program.
 """
 

@@ -36,9 +36,7 @@ def key_frames(
     on_frame=lambda: None,
 ) -> Int[Array, "B T N"]:
     """The clip's key frames behind a given first frame; slots are in order of time."""
-    return write_slots(
-        params, text, text_mask, first, rngs, labels, model=model, settings=settings, on_frame=on_frame
-    )
+    return write_slots(params, text, text_mask, first, rngs, labels, model=model, settings=settings, on_frame=on_frame)
 
 
 def row_keys(rng: Key[Array, ""], rows: int) -> Key[Array, "rows"]:

@@ -46,7 +46,11 @@ def guide(logits: Float[Array, "2B C"], scale: float) -> Float[Array, "B C"]:
 
 
 def sample(
-    rngs: Key[Array, "B"], logits: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
+    rngs: Key[Array, "B"],
+    logits: Float[Array, "B C"],
+    strategy: Strategy,
+    labels: Int[Array, "C"],
+    clusters: int,
 ) -> Int[Array, "B"]:
     """Draws one code a row; a row's draw depends on its own key and logits only.
 

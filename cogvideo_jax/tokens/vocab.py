@@ -1,8 +1,8 @@
 """Id ranges of the shared vocabulary: image codes first, then text pieces, then three specials (SPEC of icetk).
 
-    0 .. C-1        image codes of the VQ tokenizer
-    C .. C+P-1      SentencePiece pieces of the text (piece id + C)
-    C+P .. C+P+2    <start_of_image>, <start_of_english>, <start_of_chinese>
+0 .. C-1        image codes of the VQ tokenizer
+C .. C+P-1      SentencePiece pieces of the text (piece id + C)
+C+P .. C+P+2    <start_of_image>, <start_of_english>, <start_of_chinese>
 """
 
 import dataclasses

@@ -80,9 +80,7 @@ class VQConfig:
         reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
         if self.rates != tuple(reached * 2**i for i in range(len(self.rates))) or not self.rates:
             raise ValueError(f"rates must double from the encoder's {reached}, got {self.rates}")
-        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(
-            self.rates
-        ):
+        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(self.rates):
             raise ValueError(f"decoder settings must have one entry per rate {self.rates}")
         for rate, multipliers in zip(self.rates, self.decoder_multipliers):
             if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
@@ -213,9 +211,7 @@ class _Block(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def conv(
-        self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME"
-    ) -> nn.Conv:
+    def conv(self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME") -> nn.Conv:
         side = self.kernel if kernel is None else kernel
         settings = dict(padding=padding, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
         return nn.Conv(width, (side, side), strides=(stride, stride), **settings)
@@ -283,9 +279,7 @@ class Encoder(_Block):
                 down = dict(kernel=self.downsample_kernel, stride=2, padding=(pad, pad))
                 x = self.conv(x.shape[-1], f"level{level - 1}_down", **down)(x)
             for block in range(self.res_blocks):
-                x = self.same(ResidualBlock, f"level{level}_block{block}", width=self.channels * multiplier)(
-                    x
-                )
+                x = self.same(ResidualBlock, f"level{level}_block{block}", width=self.channels * multiplier)(x)
         x = self.middle(x, attention=self.attention)
         return self.conv(self.latent_channels, "conv_out")(nn.swish(self.normalised(x, "norm_out")))
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import optax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
@@ -134,9 +133,7 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
         state=state,
         frozen=frozen,
         step=jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0),
-        batches=token_batches(
-            cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()
-        ),
+        batches=token_batches(cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()),
         tokens_per_batch=config.batch_size * model_config.layout.length,
         export=export,
     )
@@ -152,7 +149,9 @@ EXAMPLES = {
 
 def _check_vocabulary(model: TransformerConfig, text: TextTokenizer, cache: TokenCache) -> None:
     if cache.grid != model.layout.grid:
-        raise ValueError(f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {model.layout.grid}")
+        raise ValueError(
+            f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {model.layout.grid}"
+        )
     vocabulary = text.vocabulary
     if vocabulary.size > model.vocab_size or vocabulary.boi != model.boi:
         raise ValueError(

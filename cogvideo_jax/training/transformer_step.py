@@ -23,9 +23,7 @@ def loss_and_metrics(
     inputs = shift_right(batch["frames"], boi=config.boi)
     rngs = None if rng is None else {"dropout": rng}
     variables = {"params": params}
-    hidden = model.apply(
-        variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs
-    )
+    hidden = model.apply(variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs)
     first = layout.text_length + layout.first_loss_slot * layout.frame_tokens
     logits = model.apply(variables, hidden[:, first:], method=Transformer.image_logits)
     losses = token_losses(logits, batch["frames"][:, layout.first_loss_slot :])

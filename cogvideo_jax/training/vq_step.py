@@ -57,9 +57,7 @@ def init_vq_state(
     return VQState(jnp.zeros((), jnp.int32), params, tx.init(params), codebook)
 
 
-def foreground_mask(
-    frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]
-) -> Float[Array, "B H W 1"]:
+def foreground_mask(frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]) -> Float[Array, "B H W 1"]:
     """1 where a pixel differs from the background colour."""
     differs = (frames != jnp.asarray(background, jnp.uint8)).any(axis=-1, keepdims=True)
     return differs.astype(jnp.float32)

@@ -41,18 +41,14 @@ def test_half_of_the_test_split_is_held_out(builder):
 
 
 def test_the_source_gives_both_captions_and_draws_the_set_only_once(builder):
-    source = MotionSource(
-        builder.data_dir.rsplit("captioned_motion", 1)[0], split="test", train_clips=64, test_clips=8
-    )
+    source = MotionSource(builder.data_dir.rsplit("captioned_motion", 1)[0], split="test", train_clips=64, test_clips=8)
     clip = source[1]
     assert len(source) == 8 and clip.fps == 8.0 and clip.name == "test/1" and len(clip.texts) == 2
     assert [c.name for c in source] == [f"test/{i}" for i in range(8)]
 
 
 def test_the_default_sizes_can_be_asked_for_by_number(tmp_path):
-    by_number = CaptionedMotion(
-        data_dir=str(tmp_path), config=MotionConfig.of(train_clips=16_000, test_clips=1_000)
-    )
+    by_number = CaptionedMotion(data_dir=str(tmp_path), config=MotionConfig.of(train_clips=16_000, test_clips=1_000))
     assert by_number.builder_config is CaptionedMotion(data_dir=str(tmp_path)).builder_config
 
 

@@ -17,9 +17,7 @@ def write_rows(folder, rows):
 
 def grey_clip(frames, size=32):
     """Frame t is grey of value 6 t."""
-    return np.broadcast_to(
-        np.arange(frames, dtype=np.uint8)[:, None, None, None] * 6, (frames, size, size, 3)
-    )
+    return np.broadcast_to(np.arange(frames, dtype=np.uint8)[:, None, None, None] * 6, (frames, size, size, 3))
 
 
 def test_mp4_gif_and_animated_webp_are_read_at_one_rate_and_size(tmp_path):
@@ -28,9 +26,7 @@ def test_mp4_gif_and_animated_webp_are_read_at_one_rate_and_size(tmp_path):
     write_gif(tmp_path / "sub" / "b.gif", grey_clip(16), fps=8)
     pictures = [Image.new("RGBA", (48, 32), (255, 0, 0, 0)) for _ in range(15)]
     pictures += [Image.new("RGBA", (48, 32), (255, 0, 0, 255))]
-    pictures[0].save(
-        tmp_path / "c.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True
-    )
+    pictures[0].save(tmp_path / "c.webp", save_all=True, append_images=pictures[1:], duration=125, lossless=True)
     files = ["a.mp4", "sub/b.gif", "c.webp"]
     write_rows(tmp_path, [{"file": file, "text": [file, "视频"]} for file in files])
     source = FolderSource(tmp_path, size=16, fps=8.0)

@@ -40,9 +40,7 @@ def times(example):
 def keyframes(source, *, seed=0, rates=(0.25, 0.5, 1, 2, 4, 8), text_dropout=0.0):
     rng = np.random.default_rng(seed)
     layout = keyframe_layout(**SIZES)
-    return examples.keyframe_example(
-        source, rng, text=TEXT, layout=layout, rates=rates, text_dropout=text_dropout
-    )
+    return examples.keyframe_example(source, rng, text=TEXT, layout=layout, rates=rates, text_dropout=text_dropout)
 
 
 def test_key_frames_of_a_four_second_clip_are_one_second_apart():

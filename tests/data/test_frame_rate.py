@@ -35,9 +35,7 @@ def test_a_rate_above_the_video_s_own_yields_nothing():
 
 
 def test_a_video_that_is_too_short_is_refused_in_one_sentence():
-    with pytest.raises(
-        ValueError, match="4 frames at 8 frames/s does not yield 5 frames at any of the rates 0"
-    ):
+    with pytest.raises(ValueError, match="4 frames at 8 frames/s does not yield 5 frames at any of the rates 0"):
         frame_rate.lowest_rate(4, 8.0, rates=PRESET_RATES)
 
 

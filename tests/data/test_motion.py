@@ -12,11 +12,7 @@ def extreme_specs(action):
     """The action from all four corners of its range of starts."""
     xs, ys = motion.start_choices(action)
     thing = "square" if action == "spins" else "ball"
-    return [
-        motion.MotionSpec(thing, "black", action, (int(x), int(y)), 0)
-        for x in xs[[0, -1]]
-        for y in ys[[0, -1]]
-    ]
+    return [motion.MotionSpec(thing, "black", action, (int(x), int(y)), 0) for x in xs[[0, -1]] for y in ys[[0, -1]]]
 
 
 def ink(frame):

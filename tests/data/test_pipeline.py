@@ -75,9 +75,7 @@ def test_a_batch_larger_than_the_set_goes_on_into_the_next_epoch():
 
 
 VIDEOS = [
-    Clip(
-        np.tile((10 * r + np.arange(6, dtype=np.uint8))[:, None, None, None], (1, 2, 2, 3)), 8.0, ("x",), "x"
-    )
+    Clip(np.tile((10 * r + np.arange(6, dtype=np.uint8))[:, None, None, None], (1, 2, 2, 3)), 8.0, ("x",), "x")
     for r in range(12)
 ]
 

@@ -12,9 +12,7 @@ def random_specs(per_action):
     rng = np.random.default_rng(0)
     combinations = motion.combinations()
     groups = [[c for c in combinations if c[2] == action] for action in motion.ACTIONS]
-    return [
-        motion.draw_spec(rng, group[rng.integers(len(group))]) for group in groups for _ in range(per_action)
-    ]
+    return [motion.draw_spec(rng, group[rng.integers(len(group))]) for group in groups for _ in range(per_action)]
 
 
 def share_right(specs, clips):

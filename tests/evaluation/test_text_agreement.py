@@ -111,9 +111,7 @@ def test_a_pipeline_that_obeys_gets_everything_right_in_full_batches():
     perfect = {"object": 100.0, "colour": 100.0, "action": 100.0, "all three": 100.0}
     assert report["right"]["all"] == {"videos": 26, **perfect}
     assert report["right"]["seen"]["videos"] + report["right"]["unseen"]["videos"] == 26
-    assert all(
-        values == {"videos": 2, "right": 100.0, "taken for": {}} for values in report["actions"].values()
-    )
+    assert all(values == {"videos": 2, "right": 100.0, "taken for": {}} for values in report["actions"].values())
 
 
 def test_videos_do_not_depend_on_the_batch_size():
@@ -128,11 +126,7 @@ def test_a_pipeline_that_knows_one_colour_only_is_found_out():
     judgements = generate_and_judge(FakeVideo("blue"), prompts, jax.random.key(0), batch_size=13)
     right = evaluate_agreement(prompts, judgements)["right"]["all"]
     assert right["object"] == right["action"] == 100
-    assert (
-        right["colour"]
-        == right["all three"]
-        == round(100 * np.mean([p.colour == "blue" for p in prompts]), 1)
-    )
+    assert right["colour"] == right["all three"] == round(100 * np.mean([p.colour == "blue" for p in prompts]), 1)
 
 
 def test_actions_that_are_taken_for_others_are_named():

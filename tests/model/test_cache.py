@@ -46,9 +46,7 @@ def whole_and_stepwise(config, given, *, limited, compat=Compat.EXACT):
 
     def step(cache, index):
         token = flat[:, index]
-        hidden, cache = model.apply(
-            variables, token, index, cache, text_log_weight=WEIGHT, method=Transformer.step
-        )
+        hidden, cache = model.apply(variables, token, index, cache, text_log_weight=WEIGHT, method=Transformer.step)
         return cache, model.apply(variables, hidden, method=Transformer.image_logits)
 
     _, stepwise = jax.lax.scan(step, cache, jnp.arange(first, layout.image_length))

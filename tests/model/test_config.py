@@ -43,7 +43,8 @@ def test_an_unknown_key_is_an_error():
 
 
 @pytest.mark.parametrize(
-    "changes", [dict(heads=3), dict(window=3), dict(boi=60), dict(base_positions=10), dict(extra_positions=16)]
+    "changes",
+    [dict(heads=3), dict(window=3), dict(boi=60), dict(base_positions=10), dict(extra_positions=16)],
 )
 def test_sizes_that_do_not_fit_are_refused(changes):
     with pytest.raises(ValueError):

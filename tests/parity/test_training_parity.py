@@ -40,14 +40,15 @@ def case(request):
         hidden = model.apply(variables, text, mask, inputs)
         logits = model.apply(variables, hidden[:, text_length:], method=Transformer.image_logits)
         losses = token_losses(logits, frames)
-        return losses[:, layout.first_loss_slot :].mean(), (losses, model.apply(variables, hidden, method=Transformer.all_logits))
+        return losses[:, layout.first_loss_slot :].mean(), (
+            losses,
+            model.apply(variables, hidden, method=Transformer.all_logits),
+        )
 
     (loss, (losses, logits)), gradients = jax.value_and_grad(forward, has_aux=True)(added)
     back = layout.slot_of_time()
     frame_logits = logits[:, text_length:].reshape(*frames.shape, -1)[:, back]
-    logits = np.concatenate(
-        [logits[:, :text_length], frame_logits.reshape(len(text), layout.image_length, -1)], axis=1
-    )
+    logits = np.concatenate([logits[:, :text_length], frame_logits.reshape(len(text), layout.image_length, -1)], axis=1)
     return dict(
         golden=golden,
         arrays=arrays,
@@ -64,7 +65,8 @@ def case(request):
 def test_logits_equal_the_released_training_model(case, record_property):
     arrays = case["arrays"]
     valid = np.concatenate(
-        [arrays["attention_mask_totxt"], np.ones((len(case["logits"]), case["config"].layout.image_length))], axis=1
+        [arrays["attention_mask_totxt"], np.ones((len(case["logits"]), case["config"].layout.image_length))],
+        axis=1,
     ).astype(bool)
     ours, theirs = case["logits"][:, arrays["sel"]], arrays["logits_sel"]
     keep = valid[:, arrays["sel"]]

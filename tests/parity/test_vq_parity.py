@@ -24,9 +24,7 @@ def official_config(config: dict, arrays: dict) -> VQConfig:
     decoders = [entry["params"] for entry in reversed(made["dec_configs"])]
     count = len(decoders)
     multipliers = tuple(tuple(entry["channels_mult"]) for entry in decoders)
-    lowest = (
-        f"decs.{count - 1 - i}.up.{len(levels) - 1}.attn.0.q.weight" for i, levels in enumerate(multipliers)
-    )
+    lowest = (f"decs.{count - 1 - i}.up.{len(levels) - 1}.attn.0.q.weight" for i, levels in enumerate(multipliers))
     return VQConfig(
         rates=tuple(sorted(int(rate) for rate in config["rates"])),
         codebook_size=made["quantize_config"]["params"]["n_embed"],
@@ -90,9 +88,7 @@ def test_latents_agree_at_every_rate(path, record_property):
     for rate in tokenizer.config.rates:
         theirs = arrays[f"z_rate{rate}"]
         variables = {"params": tokenizer.params["networks"]}
-        ours = VQNetworks(tokenizer.config).apply(
-            variables, images[: len(theirs)], rate=rate, method="encode"
-        )
+        ours = VQNetworks(tokenizer.config).apply(variables, images[: len(theirs)], rate=rate, method="encode")
         compare(f"z at rate {rate}", ours, channels_last(theirs), record_property)
 
 

@@ -2,7 +2,13 @@
 
 import pytest
 
-from cogvideo_jax.tokens.text import TextTokenizer, clip_text_ids, duration_phrase, fit_text_model, left_pad_text
+from cogvideo_jax.tokens.text import (
+    TextTokenizer,
+    clip_text_ids,
+    duration_phrase,
+    fit_text_model,
+    left_pad_text,
+)
 
 SENTENCES = ["a red ball jumps", "the blue ball jumps", "红色的球跳", "蓝色的球跳", "4.0秒", "视频"] * 20
 

@@ -34,9 +34,7 @@ def test_search_is_the_same_over_several_chunks(monkeypatch):
 
 def test_straight_through_has_the_value_of_the_code_and_the_gradient_of_the_latent():
     latents, quantised = jnp.asarray([0.2, 0.9]), jnp.asarray([0.0, 1.0])
-    value, gradient = jax.value_and_grad(lambda x: (3.0 * codes.straight_through(x, quantised)).sum())(
-        latents
-    )
+    value, gradient = jax.value_and_grad(lambda x: (3.0 * codes.straight_through(x, quantised)).sum())(latents)
     np.testing.assert_allclose(value, 3.0, rtol=1e-6)
     np.testing.assert_allclose(gradient, [3.0, 3.0])
 
@@ -65,9 +63,7 @@ def test_dead_code_restarts_on_the_latent_that_no_code_fits():
 
 def test_more_dead_codes_than_latents_moves_only_as_many():
     book = Codebook(CORNERS, jnp.zeros(4), CORNERS)
-    fresh, moved = codes.restart_dead_codes(
-        book, jnp.full((2, 2), 9.0), jnp.ones(2), jax.random.key(0), below=0.05
-    )
+    fresh, moved = codes.restart_dead_codes(book, jnp.full((2, 2), 9.0), jnp.ones(2), jax.random.key(0), below=0.05)
     assert int(moved) == 2
     np.testing.assert_allclose(fresh.vectors[2:], CORNERS[2:])
 

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Makes the demo weights from nothing: draws the clips, trains the four parts, joins them.
+#   launch/demo.sh [FOLDER]
+set -euo pipefail
+
+OUT=${1:-cogvideo_jax/demo_weights}
+
+launch/local.sh configs/demo_tokenizer.py runs/tokenizer
+cogvideo tokenize --source captioned_motion --tokenizer runs/tokenizer/weights.safetensors --out data/demo_tokens
+launch/local.sh configs/demo_base.py runs/base
+launch/local.sh configs/demo_stage1.py runs/stage1
+launch/local.sh configs/demo_stage2.py runs/stage2
+cogvideo assemble --out "$OUT" \
+  --tokenizer runs/tokenizer/weights.safetensors --base runs/base/weights.safetensors \
+  --stage1 runs/stage1/weights.safetensors --stage2 runs/stage2/weights.safetensors \
+  --text-model data/demo_tokens/text.model --recipe configs/demo_pipeline.json

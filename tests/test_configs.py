@@ -1,0 +1,73 @@
+"""Every config file loads, and its model has shapes."""
+
+from pathlib import Path
+
+import jax
+import pytest
+
+from cogvideo_jax.model import config as presets
+from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.text_to_video import read_recipe
+from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
+from cogvideo_jax.training.config_files import load_config
+from cogvideo_jax.training.state import abstract_params, make_optimizer
+
+FOLDER = Path(__file__).parent.parent / "configs"
+CONFIGS = sorted(FOLDER.glob("*.py"))
+COMMON = {
+    "part",
+    "seed",
+    "steps",
+    "batch_size",
+    "log_every",
+    "checkpoint_every",
+    "keep_checkpoints",
+    "mesh",
+    "model",
+}
+
+
+def test_there_is_a_config_for_every_part_of_the_demo():
+    assert {path.stem for path in CONFIGS} >= {f"demo_{part}" for part in ("tokenizer", "base", "stage1", "stage2")}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_loads_and_its_model_has_shapes(path):
+    config = load_config(path, [])
+    assert set(config) >= COMMON
+    if config.part == "tokenizer":
+        vq = config_from_dict(config.model.to_dict())
+        params = jax.eval_shape(lambda rng: init_networks(vq, rng), jax.random.key(0))
+    else:
+        params = abstract_params(Transformer(presets.from_dict(config.model.to_dict())))
+    assert jax.tree.leaves(params)
+    make_optimizer(config.optimizer, steps=config.steps)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_config_says_which_command_runs_it(path):
+    assert f"cogvideo train --config=configs/{path.name}" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
+def test_a_recipe_can_be_read(path):
+    read_recipe(path)
+
+
+def test_overrides_replace_keys_of_the_file():
+    config = load_config(CONFIGS[0], ["--config.steps=7", "--config.optimizer.learning_rate=0.5"])
+    assert config.steps == 7 and config.optimizer.learning_rate == 0.5
+
+
+@pytest.mark.parametrize(
+    "path, overrides, words",
+    [
+        (CONFIGS[0], ["--config.stepz=7"], "stepz"),
+        (CONFIGS[0], ["--config.steps=many"], "steps"),
+        (CONFIGS[0], ["--stepz=7"], "stepz"),
+        (FOLDER / "none.py", [], "does not exist"),
+    ],
+)
+def test_bad_configs_are_refused_in_one_sentence(path, overrides, words):
+    with pytest.raises(ValueError, match=words):
+        load_config(path, overrides)
