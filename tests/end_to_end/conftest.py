@@ -77,7 +77,8 @@ def weights(tmp_path_factory):
         config = transformer(layout, vocabulary)
         text = jnp.zeros((1, TEXT_LENGTH), jnp.int32)
         frames = jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
-        params = nn.meta.unbox(Transformer(config).init(jax.random.key(0), text, text == 0, frames)["params"])
+        init = jax.jit(Transformer(config).init)
+        params = nn.meta.unbox(init(jax.random.key(0), text, text == 0, frames)["params"])
         kept = {path: leaf for path, leaf in flatten_dict(params).items() if part == "base" or is_added(path)}
         description = {"kind": part, "config": dataclasses.asdict(config)}
         save_weights(folder / f"{part}.safetensors", unflatten_dict(kept), description)
@@ -93,7 +94,7 @@ def weights(tmp_path_factory):
     )
     codes = np.random.default_rng(0).normal(size=(CODES, 8)).astype(np.float32)
     codebook = {"vectors": codes, "cluster_size": np.ones(CODES, np.float32), "embed_avg": codes}
-    tree = {"networks": init_networks(vq, jax.random.key(1)), "codebook": codebook}
+    tree = {"networks": jax.jit(lambda rng: init_networks(vq, rng))(jax.random.key(1)), "codebook": codebook}
     save_weights(
         folder / "tokenizer.safetensors",
         jax.device_get(tree),
