@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             added="",
             model=dataclasses.asdict(demo_stage1()),
             data=dict(cache="data/demo_tokens", text_model="data/demo_tokens/text.model"),
-            example=dict(rates=(0.25, 0.5, 1.0), text_dropout=0.1),
+            example=dict(rates=(0.25, 0.5, 1.0, 2.0, 4.0, 8.0), text_dropout=0.1),
             optimizer=dict(
                 learning_rate=2e-3,
                 warmup_steps=200,

@@ -106,6 +106,7 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     model_config = presets.from_dict(config.model.to_dict())
     text = TextTokenizer.from_file(config.data.text_model, image_codes=model_config.image_codes)
     _check_vocabulary(model_config, text, cache)
+    _check_lengths(config, cache, frames=model_config.layout.frames)
     model = Transformer(model_config, dtype=config.dtype, remat=config.remat)
     tx = states.make_optimizer(config.optimizer, steps=config.steps)
     params = states.init_params(model, jax.random.key(config.seed), mesh)
@@ -152,11 +153,23 @@ def _check_vocabulary(model: TransformerConfig, text: TextTokenizer, cache: Toke
         raise ValueError(
             f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {model.layout.grid}"
         )
-    vocabulary = text.vocabulary
-    if vocabulary.size > model.vocab_size or vocabulary.boi != model.boi:
+    if text.vocabulary.boi > model.boi:
         raise ValueError(
-            f"the text model needs vocab_size >= {vocabulary.size} and boi = {vocabulary.boi}, "
-            f"the config has {model.vocab_size} and {model.boi}"
+            f"the text model has {text.vocabulary.text_pieces} pieces behind {model.image_codes} image codes, "
+            f"so boi must be {text.vocabulary.boi} or more; the config has {model.boi}"
+        )
+
+
+def _check_lengths(config: ConfigDict, cache: TokenCache, *, frames: int) -> None:
+    """Every clip must yield enough frames at the highest rate; found here, not in the middle of a run."""
+    if config.part == "base":
+        return
+    highest, shortest = max(config.example.rates), cache.meta["shortest_seconds"]
+    intervals = (shortest - 1 / cache.meta["top_fps"]) * highest
+    if round(intervals, 3) < frames - 1:
+        raise ValueError(
+            f"the shortest clip lasts {shortest:g} s, too short for {frames} frames at {highest:g} a second; "
+            "add a higher rate to example.rates or leave the clip out"
         )
 
 
