@@ -1,5 +1,7 @@
 """Cached decoding equals the uncached forward at every step."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -28,20 +30,12 @@ def whole_and_stepwise(config, given, *, limited, compat=Compat.EXACT):
     text, mask, frames = tiny.random_batch(config)
     layout = config.layout
     inputs = shift_right(frames, boi=config.boi)
-    hidden = model.apply(variables, text, mask, inputs, text_log_weight=WEIGHT)
+    hidden = tiny.hidden_states(config, text, mask, inputs, text_log_weight=WEIGHT)
     first = given * layout.frame_tokens
     whole = model.apply(variables, hidden[:, layout.text_length + first :], method=Transformer.image_logits)
 
-    _, cache = model.apply(
-        variables,
-        text,
-        mask,
-        inputs[:, :given],
-        text_log_weight=WEIGHT,
-        limited=limited,
-        compat=compat,
-        method=Transformer.prefill,
-    )
+    options = dict(text_log_weight=WEIGHT, limited=limited, compat=compat, method=Transformer.prefill)
+    _, cache = jax.jit(functools.partial(model.apply, **options))(variables, text, mask, inputs[:, :given])
     flat = inputs.reshape(len(text), -1)
 
     def step(cache, index):
@@ -71,10 +65,8 @@ def test_the_released_prefill_differs_in_shifted_windows_only():
 def test_padding_changes_nothing():
     """A text of three tokens gives the same logits with and without two pads in front."""
     config = tiny.config(tiny.KEYFRAMES)
-    model, params = tiny.random_model(config)
     text, mask, frames = tiny.random_batch(config, rows=1, pads=2)
     inputs = shift_right(frames, boi=config.boi)
-    padded = model.apply({"params": params}, text, mask, inputs)
-    other = text.at[:, :2].set(45)
-    repadded = model.apply({"params": params}, other, mask, inputs)
+    padded = tiny.hidden_states(config, text, mask, inputs)
+    repadded = tiny.hidden_states(config, text.at[:, :2].set(45), mask, inputs)
     np.testing.assert_allclose(padded[:, 2:], repadded[:, 2:], atol=1e-5)

@@ -34,11 +34,10 @@ def test_regions_of_the_released_grid():
 
 def changed_positions(config, slot: int, offset: int) -> set[tuple[int, int]]:
     """(slot, offset) of the hidden states that change when one input token changes."""
-    model, params = tiny.random_model(config)
     text, mask, frames = tiny.random_batch(config, rows=1)
     inputs = shift_right(frames, boi=config.boi)
     other = inputs.at[0, slot, offset].set((inputs[0, slot, offset] + 1) % config.image_codes)
-    before, after = (model.apply({"params": params}, text, mask, x) for x in (inputs, other))
+    before, after = (tiny.hidden_states(config, text, mask, x) for x in (inputs, other))
     moved = np.abs(before - after)[0].max(axis=-1) > 1e-5
     assert not moved[: config.layout.text_length].any()
     return {divmod(int(i), config.layout.frame_tokens) for i in np.flatnonzero(moved[config.layout.text_length :])}
@@ -63,9 +62,8 @@ def test_given_frames_see_each_other_in_both_directions():
 
 def test_text_reaches_every_frame():
     config = tiny.config(tiny.KEYFRAMES)
-    model, params = tiny.random_model(config)
     text, mask, frames = tiny.random_batch(config, rows=1)
     inputs = shift_right(frames, boi=config.boi)
-    before = model.apply({"params": params}, text, mask, inputs)
-    after = model.apply({"params": params}, text.at[0, -1].set(41), mask, inputs)
+    before = tiny.hidden_states(config, text, mask, inputs)
+    after = tiny.hidden_states(config, text.at[0, -1].set(41), mask, inputs)
     assert (np.abs(before - after)[0, config.layout.text_length :].max(axis=-1) > 1e-5).all()

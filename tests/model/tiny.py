@@ -43,7 +43,7 @@ def random_model(config: TransformerConfig):
     model, layout = Transformer(config), config.layout
     text = jnp.zeros((1, layout.text_length), jnp.int32)
     frames = jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
-    params = nn.meta.unbox(model.init(jax.random.key(0), text, text == 0, frames)["params"])
+    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), text, text == 0, frames)["params"])
     leaves, tree = jax.tree.flatten(params)
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noise = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
@@ -58,3 +58,9 @@ def random_batch(config: TransformerConfig, *, rows: int = 2, pads: int = 2, see
     mask = jnp.arange(layout.text_length)[None] >= jnp.where(jnp.arange(rows) == 0, pads, 0)[:, None]
     frames = jax.random.randint(frame_key, (rows, layout.frames, layout.frame_tokens), 0, config.image_codes)
     return text, mask, frames
+
+
+def hidden_states(config: TransformerConfig, text, mask, inputs, **options):
+    """The whole pass, jitted."""
+    model, params = random_model(config)
+    return jax.jit(functools.partial(model.apply, **options))({"params": params}, text, mask, inputs)
