@@ -21,7 +21,7 @@ ARROWS = {
     "training": {"tokens", "data", "model"},
     "text_to_video": {"tokens", "model", "sampling"},
     "generate": {"text_to_video"},
-    "assemble": {"text_to_video"},
+    "assemble": {"text_to_video", "tokens"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model"},
 }

@@ -84,7 +84,8 @@ def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints,
         state, scalars = part.step(state, part.frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
         pending.append((step, scalars))
-        saves = step % config.checkpoint_every == 0 or step == config.steps or stop.asked
+        stopping = stop.asked  # read once: a signal that comes later is for the next step
+        saves = step % config.checkpoint_every == 0 or step == config.steps or stopping
         if step % config.log_every == 0 or saves:
             values = _finite(pending)
             elapsed = time.monotonic() - since
@@ -94,7 +95,7 @@ def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints,
                 metrics.write(step, values)
         if saves:
             checkpoints.save(step, state, part.batches.get_state())
-        if stop.asked and step < config.steps:
+        if stopping and step < config.steps:
             raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
     return state
 

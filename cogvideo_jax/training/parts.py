@@ -94,7 +94,7 @@ def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     return Part(
         state=jax.jit(init, out_shardings=meshes.replicated(mesh))(rng, first),
         frozen={},
-        step=jax.jit(step, donate_argnums=0),
+        step=jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(mesh)),
         batches=make(),
         tokens_per_batch=config.batch_size * (config.data.size // vq_config.rates[0]) ** 2,
         export=export,
@@ -120,20 +120,21 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
         frozen, trained = states.split_added(params)
     shardings = meshes.shardings(states.abstract_params(model), mesh)
     frozen_sharding, trained_sharding = ({}, shardings) if config.part == "base" else states.split_added(shardings)
-    frozen = jax.device_put(frozen, frozen_sharding)
-    state = states.TrainState.create(jax.device_put(trained, trained_sharding), tx)
+    state_sharding = states.state_shardings(trained, trained_sharding, tx, mesh)
+    create = jax.jit(functools.partial(states.TrainState.create, tx=tx), out_shardings=state_sharding)
+    step = functools.partial(train_step, model=model, tx=tx)
     make_example = functools.partial(
         EXAMPLES[config.part], text=text, layout=model_config.layout, **config.example.to_dict()
     )
 
     def export(state, path):
         description = {"kind": config.part, "config": dataclasses.asdict(model_config)}
-        save_weights(path, jax.device_get(state.trained), description)
+        save_weights(path, jax.device_get(state.trained), description | {"tokenizer": cache.fingerprint})
 
     return Part(
-        state=state,
-        frozen=frozen,
-        step=jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0),
+        state=create(jax.device_put(trained, trained_sharding)),
+        frozen=jax.device_put(frozen, frozen_sharding),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, meshes.replicated(mesh))),
         batches=token_batches(cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()),
         tokens_per_batch=config.batch_size * model_config.layout.length,
         export=export,

@@ -37,6 +37,16 @@ class TrainState:
         return cls(step=jnp.zeros((), jnp.int32), trained=trained, opt_state=tx.init(trained))
 
 
+def state_shardings(trained: PyTree, shardings: PyTree, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Where every leaf of the state lies: moments beside their parameters, counters everywhere."""
+    everywhere = meshes.replicated(mesh)
+    abstract = jax.eval_shape(tx.init, trained)
+    opt_state = optax.tree_map_params(
+        tx, lambda _, sharding: sharding, abstract, shardings, transform_non_params=lambda _: everywhere
+    )
+    return TrainState(step=everywhere, trained=shardings, opt_state=opt_state)
+
+
 class Split(NamedTuple):
     """One parameter tree in two."""
 
