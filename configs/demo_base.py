@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         dict(
             part="base",
             seed=0,
-            steps=6000,
+            steps=5000,
             batch_size=32,
             log_every=20,
             checkpoint_every=500,

@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         dict(
             part="stage2",
             seed=0,
-            steps=5000,
+            steps=2500,
             batch_size=8,
             log_every=20,
             checkpoint_every=250,

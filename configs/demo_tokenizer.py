@@ -16,7 +16,7 @@ def get_config() -> ConfigDict:
         dict(
             part="tokenizer",
             seed=0,
-            steps=12_000,
+            steps=8000,
             batch_size=16,
             log_every=100,
             checkpoint_every=2000,
@@ -34,7 +34,7 @@ def get_config() -> ConfigDict:
             data=dict(
                 name="captioned_motion",
                 data_dir="data/tfds",
-                train_clips=16_000,
+                train_clips=10_000,
                 test_clips=1_000,
                 size=64,
                 frames_per_clip=4,

@@ -1,6 +1,6 @@
 """TFDS set of short captioned actions: the clips of motion.py on disk, as array_record without TensorFlow.
 
-    builder = CaptionedMotion(data_dir="data", config=MotionConfig.of(train_clips=16_000, test_clips=1_000))
+    builder = CaptionedMotion(data_dir="data", config=MotionConfig.of(train_clips=10_000, test_clips=1_000))
     builder.download_and_prepare()
     source = builder.as_data_source("train")      # random access; frames uint8 [33, 64, 64, 3]
 
@@ -37,7 +37,7 @@ class CaptionedMotion(tfds.core.GeneratorBasedBuilder):
     """One object in one colour does one thing; captions in English and Chinese, and the truth."""
 
     VERSION = tfds.core.Version("1.0.0")
-    BUILDER_CONFIGS = (MotionConfig.of(train_clips=16_000, test_clips=1_000),)
+    BUILDER_CONFIGS = (MotionConfig.of(train_clips=10_000, test_clips=1_000),)
 
     def __init__(self, *, file_format: str = "array_record", **options):
         super().__init__(file_format=file_format, **options)

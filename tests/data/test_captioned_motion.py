@@ -25,7 +25,7 @@ def test_clips_come_back_as_they_were_drawn_and_without_tensorflow(builder):
         assert spec["colour"] in row["english"].decode()
         assert bool(row["held_out"]) == motion.held_out(**spec)
         start = tuple(row["path"][0].astype(int))
-        drawn = [motion.render(motion.MotionSpec(**spec, start=start, instance=i)) for i in range(4)]
+        drawn = [motion.render(motion.MotionSpec(**spec, start=start, instance=i)) for i in range(motion.INSTANCES)]
         assert any((row["frames"] == clip).all() for clip in drawn)
     assert "tensorflow" not in sys.modules
 
@@ -48,7 +48,7 @@ def test_the_source_gives_both_captions_and_draws_the_set_only_once(builder):
 
 
 def test_the_default_sizes_can_be_asked_for_by_number(tmp_path):
-    by_number = CaptionedMotion(data_dir=str(tmp_path), config=MotionConfig.of(train_clips=16_000, test_clips=1_000))
+    by_number = CaptionedMotion(data_dir=str(tmp_path), config=MotionConfig.of(train_clips=10_000, test_clips=1_000))
     assert by_number.builder_config is CaptionedMotion(data_dir=str(tmp_path)).builder_config
 
 
