@@ -146,12 +146,15 @@ class TextToVideo:
         key_rate, rounds = self._plan(fps, seconds)
         rngs = rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(len(prompts)))
         texts = self._texts(prompts, key_rate, rounds, self._guidance(guidance) is not None)
-        with progress_bar(total=self._work(len(prompts), rounds), desc="generate", disable=not progress) as bar:
+        with progress_bar(total=self._work(len(prompts), rounds), desc="first frame", disable=not progress) as bar:
             frames = self._first(texts["first"], rngs, first_image, compat)
             bar.update()
+            bar.set_description("key frames")
             frames = self._keyframes(texts["keyframes"], frames, rngs, guidance, compat, bar.update)
             for rate in rounds:
+                bar.set_description(f"{2 * frames.shape[1] - 1} frames")
                 frames = self._interpolate(texts[rate], frames, rngs, rate, compat, bar.update)
+            bar.set_description("pixels")
             pixels = self._decode(frames)
             bar.update()
         return pixels

@@ -4,8 +4,9 @@ The project's stand-in for the 5.4 million captioned videos of the paper: each c
 so that a clip cut short would contradict it, the reason for the paper's multi-frame-rate training. Four
 drawn shapes and three handwritten digits (real, from scikit-learn) in six colours do thirteen things.
 
-Motion is in whole pixels and starts on multiples of 8, so that at the key frames (0, 8, 16, 24, 32) the
-object stands on the 8-pixel grid of the demo's tokenizer: a key frame's object is a few whole tokens. x runs to the right, y runs down, positions are centres.
+Motion is in whole pixels and starts on multiples of 8, so that at the key frames (0, 8, 16, 24, 32) the object
+stands on the 8-pixel grid of the demo's tokenizer: there it is a few whole tokens. x runs to the right, y runs
+down, positions are centres.
 """
 
 import dataclasses

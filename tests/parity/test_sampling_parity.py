@@ -33,11 +33,11 @@ def case(request):
     golden, arrays = load(request.param)
     text_length, given = golden["text_len"], golden["given_frames"]
     official = parameters(arrays)
-    video = transformer_config(golden, text_length=text_length + 3)
+    video = transformer_config(golden, arrays, text_length=text_length + 3)
     params = transformer_names.from_official(official, video)
     config = video
     if golden["enforce_no_swin"]:
-        config = base_config(golden, text_length=text_length + 3)
+        config = base_config(golden, arrays, text_length=text_length + 3)
         names = transformer_names.official_names(config)
         params = transformer_names.from_official({name: official[name] for name in names}, config)
     settings = DecodeSettings(

@@ -21,7 +21,7 @@ def case(request):
     """Golden arrays beside our outputs on the same weights and tokens."""
     golden, arrays = load(request.param)
     text_length = golden["layout"][0]
-    config = transformer_config(golden, text_length=text_length)
+    config = transformer_config(golden, arrays, text_length=text_length)
     layout = config.layout
     model = Transformer(config)
     params = jax.tree.map(jnp.asarray, transformer_names.from_official(parameters(arrays), config))
