@@ -34,7 +34,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "data": TRAIN_DATA,
-        "test": ["pytest>=8", "ruff==0.14.6", *TRAIN_DATA],
+        "test": ["pytest>=8", "ruff==0.17.6", *TRAIN_DATA],
     },
     entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli:main"]},
 )
