@@ -124,6 +124,8 @@ def _usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[st
         try:
             video.check(job.prompt)
             good.append(job)
+            if job.copy == 0 and (unknown := video.unknown_words(job.prompt)):
+                logging.warning("these weights have never seen %s; expect nonsense", ", ".join(unknown))
         except ValueError as error:
             complaints[job.prompt] = str(error)
     return good, list(complaints.values())

@@ -46,6 +46,8 @@ class Recipe:
       guided_suffix: behind the prompt in stage 1 when guided.
       text_log_weight: added to scores towards text wherever there is no guidance.
       windows_per_call: interpolation windows that go through stage 2 together.
+      whole_words: the text model has every word it was trained on as one piece, so that a word in several pieces is
+        one that the weights have never seen.
     """
 
     pixels: int
@@ -59,6 +61,7 @@ class Recipe:
     guided_suffix: str
     text_log_weight: float
     windows_per_call: int
+    whole_words: bool
 
 
 class Stage:
@@ -182,6 +185,12 @@ class TextToVideo:
         """Raises ValueError if a prompt cannot be used."""
         key_rate, rounds = self._plan(None, None)
         self._texts([prompt], key_rate, rounds, True)
+
+    def unknown_words(self, prompt: str) -> list[str]:
+        """Words and signs of a prompt that the weights were never trained on."""
+        if not self.recipe.whole_words:
+            return self.text.spelled(prompt)
+        return self.text.unknown_words(prompt)
 
     def _plan(self, fps: float | None, seconds: float | None) -> tuple[float, list[float]]:
         """Key frame rate, and the rate after each round of interpolation."""

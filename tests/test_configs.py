@@ -9,22 +9,11 @@ from cogvideo_jax.model import config as presets
 from cogvideo_jax.model.transformer import Transformer
 from cogvideo_jax.text_to_video import read_recipe
 from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
-from cogvideo_jax.training.config_files import load_config
+from cogvideo_jax.training.config_files import check_keys, load_config
 from cogvideo_jax.training.state import abstract_params, make_optimizer
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(FOLDER.glob("*.py"))
-COMMON = {
-    "part",
-    "seed",
-    "steps",
-    "batch_size",
-    "log_every",
-    "checkpoint_every",
-    "keep_checkpoints",
-    "mesh",
-    "model",
-}
 
 
 def test_there_is_a_config_for_every_part_of_the_demo():
@@ -34,7 +23,7 @@ def test_there_is_a_config_for_every_part_of_the_demo():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_loads_and_its_model_has_shapes(path):
     config = load_config(path, [])
-    assert set(config) >= COMMON
+    check_keys(config)
     if config.part == "tokenizer":
         vq = config_from_dict(config.model.to_dict())
         params = jax.eval_shape(lambda rng: init_networks(vq, rng), jax.random.key(0))
@@ -52,6 +41,15 @@ def test_a_config_says_which_command_runs_it(path):
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
 def test_a_recipe_can_be_read(path):
     read_recipe(path)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_key_that_nobody_reads_and_a_missing_key_are_errors(path):
+    config = load_config(path, []).unlock()
+    config.optimizer.speed = 3
+    del config.seed
+    with pytest.raises(ValueError, match=r"unknown keys \['optimizer.speed'\], missing keys \['seed'\]"):
+        check_keys(config)
 
 
 def test_overrides_replace_keys_of_the_file():

@@ -67,6 +67,13 @@ class TextTokenizer:
         known = self._pieces.EncodeAsIds
         return sorted({sign for sign in text if any(self._pieces.IsByte(piece) for piece in known(sign))})
 
+    def unknown_words(self, text: str) -> list[str]:
+        """Words in more than one piece, and signs in bytes; of use where every known word is one piece."""
+        words = set(re.findall(r"[^\W\d_\u4e00-\u9fff]+", text))
+        several = {word for word in words if len(self.encode(word)) > 1}
+        signs = {sign for sign in self.spelled(text) if sign.isalnum() and not any(sign in word for word in several)}
+        return sorted(several | signs)
+
     def _special(self, piece: str) -> int:
         found = self._pieces.PieceToId(piece)
         if self._pieces.IdToPiece(found) != piece:

@@ -8,6 +8,49 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+_SETTINGS = ["part", "seed", "steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"]
+_SECTIONS = {
+    "mesh": "data fsdp tensor",
+    "optimizer": "learning_rate warmup_steps final_fraction b1 b2 eps weight_decay clip_norm",
+}
+_TOKENIZER = {
+    "vq": "commitment ema_decay restart_below foreground_weight background window",
+    "data": "name size data_dir train_clips test_clips frames_per_clip",
+}
+_TRANSFORMER = {"data": "cache text_model"}
+_EXAMPLE = {
+    "base": {"example": "first_frame_suffix first_frame_probability text_dropout"},
+    "stage1": {"example": "rates text_dropout"},
+    "stage2": {"example": "rates text_dropout"},
+}
+
+
+def check_keys(config: ConfigDict) -> None:
+    """Every key that a run reads stands in the config, and no other; those of `model` are checked where it is built.
+
+    Raises:
+      ValueError: names the unknown and the missing keys.
+    """
+    part = config.get("part")
+    if part == "tokenizer":
+        plain, sections = _SETTINGS, _SECTIONS | _TOKENIZER
+    elif part in _EXAMPLE:
+        plain = [*_SETTINGS, "dtype", "remat", *([] if part == "base" else ["base", "added"])]
+        sections = _SECTIONS | _TRANSFORMER | _EXAMPLE[part]
+    else:
+        raise ValueError(f"part must be tokenizer, base, stage1 or stage2, got {part!r}")
+    expected = set(plain) | {f"{name}.{key}" for name, keys in sections.items() for key in keys.split()}
+    found = {name for name, value in config.items() if not isinstance(value, ConfigDict)}
+    found |= {
+        f"{name}.{key}"
+        for name, section in config.items()
+        if isinstance(section, ConfigDict) and name != "model"
+        for key in section
+    }
+    if found != expected or "model" not in config:
+        unknown, missing = sorted(found - expected), sorted(expected - found)
+        raise ValueError(f"config of part {part}: unknown keys {unknown}, missing keys {missing}")
+
 
 def load_config(path: str | Path, overrides: Sequence[str]) -> ConfigDict:
     """Runs the file's `get_config` and applies `--config.key=value` arguments.

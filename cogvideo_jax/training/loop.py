@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
 from cogvideo_jax.runtime.metrics import MetricsWriter
+from cogvideo_jax.training.config_files import check_keys
 from cogvideo_jax.training.parts import Part, build_part
-from cogvideo_jax.training.state import count
+from cogvideo_jax.training.state import count, make_schedule
 
 
 class Interrupted(Exception):
@@ -35,6 +36,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
+    check_keys(config)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -78,6 +80,7 @@ def _resume(part: Part, checkpoints: Checkpoints):
 def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop):
     """Runs from `step` to the end; nothing in it waits for the device except where figures are written."""
     base_rng = jax.random.key(config.seed + 1)
+    schedule = make_schedule(config.optimizer, steps=config.steps)
     pending, since = [], time.monotonic()
     while step < config.steps:
         batch = meshes.put_batch(next(part.batches), mesh)
@@ -89,6 +92,7 @@ def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints,
         if step % config.log_every == 0 or saves:
             values = _finite(pending)
             elapsed = time.monotonic() - since
+            values["learning_rate"] = float(schedule(step - 1))
             values["tokens_per_second"] = part.tokens_per_batch * len(pending) / elapsed
             pending, since = [], time.monotonic()
             if step % config.log_every == 0:

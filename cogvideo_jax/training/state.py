@@ -118,15 +118,20 @@ def inherit_base(params: PyTree, base: PyTree, model: Transformer) -> PyTree:
     return unflatten_dict(flat)
 
 
-def make_optimizer(config: ConfigDict, *, steps: int) -> optax.GradientTransformation:
-    """AdamW with warm-up, cosine decay and clipping; norms and biases are not decayed (as in the 2022 script)."""
-    schedule = optax.warmup_cosine_decay_schedule(
+def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
+    """Warm-up, then a cosine down to `final_fraction` of the peak."""
+    return optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,
         warmup_steps=config.warmup_steps,
         decay_steps=steps,
         end_value=config.learning_rate * config.final_fraction,
     )
+
+
+def make_optimizer(config: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+    """AdamW with gradient clipping; norms and biases are not decayed (as in the 2022 script)."""
+    schedule = make_schedule(config, steps=steps)
 
     def decays(params):
         return unflatten_dict({path: _is_decayed(path) for path in flatten_dict(params)})

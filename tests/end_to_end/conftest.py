@@ -38,6 +38,7 @@ RECIPE = {
     "guided_suffix": "",
     "text_log_weight": 0.5,
     "windows_per_call": 4,
+    "whole_words": True,
 }
 
 

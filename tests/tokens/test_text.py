@@ -45,6 +45,12 @@ def test_unknown_signs_are_named(text):
     assert text.spelled("a red 狗") == ["狗"]
 
 
+def test_words_that_no_caption_had_are_named(text):
+    assert text.unknown_words("a red ball jumps") == []
+    assert text.unknown_words("红色的球") == []
+    assert text.unknown_words("a red walrus, 狗") == ["walrus", "狗"]
+
+
 def test_clip_text_is_phrase_newline_caption(text):
     ids = clip_text_ids("a red ball", fps=1.0, text=text)
     assert ids == [*text.encode("4.0秒"), text.newline_id, *text.encode("a red ball")]

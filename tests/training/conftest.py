@@ -84,8 +84,6 @@ def make_config(cache):
             dtype="float32",
             remat=False,
             mesh=dict(data=1, fsdp=1, tensor=1),
-            base="",
-            added="",
             model=dataclasses.asdict(model),
             data=dict(cache=str(cache.path), text_model=str(cache.path / "text.model")),
             example=example,
@@ -100,6 +98,7 @@ def make_config(cache):
                 clip_norm=1.0,
             ),
         )
-        return ConfigDict(values | changes)
+        starts = {} if part == "base" else {"base": "", "added": ""}
+        return ConfigDict(values | starts | changes)
 
     return make
