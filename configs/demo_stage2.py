@@ -1,6 +1,9 @@
 """The demo's stage 2: two frames between three at 2, 4 and 8 frames a second, in shifted windows.
 
-cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
+    cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
+
+2,500 steps took @@ minutes on two CPU cores (as two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2), other
+work beside it. Last step: @@ nats a frame.
 """
 
 import dataclasses

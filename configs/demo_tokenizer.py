@@ -1,6 +1,9 @@
 """The demo's image tokenizer: 64 x 64 pixels <-> 8 x 8 codes of 1,024, local encoder.
 
-cogvideo train --config=configs/demo_tokenizer.py --workdir=runs/tokenizer
+    cogvideo train --config=configs/demo_tokenizer.py --workdir=runs/tokenizer
+
+8,000 steps took 4.0 minutes (drawing the clips included) on two CPU cores, other work beside it. Last step: PSNR 30.5 dB,
+22.1 dB on the object's pixels.
 """
 
 import dataclasses

@@ -4,6 +4,7 @@
 set -euo pipefail
 
 OUT=${1:-cogvideo_jax/demo_weights}
+export XLA_FLAGS=${XLA_FLAGS:---xla_force_host_platform_device_count=2} # two devices keep two cores busier
 
 launch/local.sh configs/demo_tokenizer.py runs/tokenizer
 cogvideo tokenize --source captioned_motion --tokenizer runs/tokenizer/weights.safetensors --out data/demo_tokens
