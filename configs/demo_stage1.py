@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_stage1.py --workdir=runs/stage1
 
-4,000 steps took 20.9 minutes on two CPU cores (as two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2), other
+4,000 steps took 20.9 minutes on two CPU cores, as launch/demo.sh runs it, other
 work beside it. Last steps: 1 to 1.6 nats a frame.
 """
 

@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
 
-2,500 steps took @@ minutes on two CPU cores (as two devices: XLA_FLAGS=--xla_force_host_platform_device_count=2), other
+2,500 steps took @@ minutes on two CPU cores, as launch/demo.sh runs it, other
 work beside it. Last step: @@ nats a frame.
 """
 

@@ -18,6 +18,7 @@ def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
     flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(tree, sep="/").items()}
     draft = path.with_name(path.name + ".partial")
     safetensors.numpy.save_file(flat, draft, metadata={"description": json.dumps(description)})
+    draft.chmod(0o644)  # safetensors writes for the owner only; weights are there to be read
     draft.replace(path)
 
 
