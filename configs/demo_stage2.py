@@ -2,8 +2,8 @@
 
     cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
 
-2,500 steps took @@ minutes on two CPU cores, as launch/demo.sh runs it, other
-work beside it. Last step: @@ nats a frame.
+2,500 steps took 13.2 minutes on two CPU cores, as launch/demo.sh runs it, other
+work beside it. Last steps: 8 to 17 nats a frame, not converged.
 """
 
 import dataclasses
