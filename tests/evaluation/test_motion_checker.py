@@ -92,13 +92,13 @@ def test_a_turn_that_stops_half_way_is_no_spin():
 
 
 def test_a_way_backwards_in_time_is_another_action():
-    clip = motion.render(motion.MotionSpec("four", "black", "bounces right", (16, 40), 2))
+    clip = motion.render(motion.MotionSpec("four", "black", "bounces right", (16, 40), 1))
     assert judge(clip[::-1]).action == "bounces left"
 
 
 def test_another_colour_object_or_action_is_seen():
     def shown(*what):
-        return judge(motion.render(motion.MotionSpec(*what, (32, 32), 0)))[:3]
+        return judge(motion.render(motion.MotionSpec(*what, (32, 24), 0)))[:3]
 
     assert shown("ball", "red", "grows") == ("ball", "red", "grows")
     assert shown("ball", "purple", "grows") == ("ball", "purple", "grows")
