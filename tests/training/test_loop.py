@@ -108,14 +108,14 @@ def test_killed_three_times_it_reproduces_the_uninterrupted_losses(make_config, 
     script = tmp_path / "run.py"
     script.write_text(
         "import sys, json\nfrom ml_collections import ConfigDict\nfrom cogvideo_jax.training.loop import train\n"
-        f"train(ConfigDict(json.loads({json.dumps(config.to_json())!r})), sys.argv[1])\n"
+        f"train(ConfigDict(json.loads({config.to_json()!r})), sys.argv[1])\n"
     )
     rng, workdir = np.random.default_rng(0), tmp_path / "killed"
     for _ in range(3):
         run = subprocess.Popen([sys.executable, script, workdir], env=os.environ | {"JAX_PLATFORMS": "cpu"})
         wait_for_lines(workdir / "metrics.jsonl", run, at_least=int(rng.integers(5, 12)))
         run.send_signal(signal.SIGKILL)
-        run.wait()
+        assert run.wait() == -signal.SIGKILL
     subprocess.run([sys.executable, script, workdir], check=True, env=os.environ | {"JAX_PLATFORMS": "cpu"})
     assert losses(workdir) == losses(tmp_path / "whole")
 
