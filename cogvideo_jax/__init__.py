@@ -13,7 +13,8 @@ Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_
     evaluation  videos -> figures                        -> tokens, data, text_to_video
     convert     official names <-> our tree              -> tokens, model
     runtime     devices and disks, no model              (imports no room)
-    text_to_video.py, cli.py                             -> what they run
+    text_to_video.py  prompt -> frames                   -> tokens, model, sampling
+    generate.py, assemble.py, cli.py                     -> what they run
 """
 
 __version__ = "0.1.0"
