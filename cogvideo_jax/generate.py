@@ -1,6 +1,5 @@
 """Prompts -> files: what `cogvideo generate` does around `TextToVideo`."""
 
-import os
 import re
 import tempfile
 from collections.abc import Sequence
@@ -143,5 +142,3 @@ def _make_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise ValueError(f"folder {folder} cannot be written: {error.strerror or error}") from error
-    if not os.path.isdir(folder):
-        raise ValueError(f"{folder} is not a folder")

@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_base.py --workdir=runs/base
 
-5,000 steps took 15.2 minutes on two CPU cores, as launch/demo.sh runs it. Last step: 8.0 nats a frame.
+5,000 steps took 15.2 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh. Last step: 8.0 nats a frame.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_stage1.py --workdir=runs/stage1
 
-4,000 steps took 20.9 minutes on two CPU cores, as launch/demo.sh runs it, other
+4,000 steps took 20.9 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, other
 work beside it. Last steps: 1 to 1.6 nats a frame.
 """
 

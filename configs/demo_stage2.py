@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_stage2.py --workdir=runs/stage2
 
-2,500 steps took 13.2 minutes on two CPU cores, as launch/demo.sh runs it, other
+2,500 steps took 13.2 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, other
 work beside it. Last steps: 8 to 17 nats a frame, not converged.
 """
 

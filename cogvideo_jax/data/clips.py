@@ -211,7 +211,6 @@ class MotionSource(ClipSource):
         """`split` is "train" or "test"; the numbers of clips choose the version of the set."""
         super().__init__()
         config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
-        config = CaptionedMotion.builder_configs.get(config.name, config)  # TFDS refuses a twin of its own
         builder = CaptionedMotion(data_dir=str(data_dir), config=config)
         builder.download_and_prepare()
         self.split = split
