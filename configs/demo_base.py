@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         dict(
             part="base",
             seed=0,
-            steps=5000,
+            steps=10_000,
             batch_size=32,
             log_every=20,
             checkpoint_every=500,
@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             model=dataclasses.asdict(demo_base()),
             data=dict(cache="data/demo_tokens", text_model="data/demo_tokens/text.model"),
-            example=dict(first_frame_suffix=" 高清摄影", first_frame_probability=0.5, text_dropout=0.1),
+            example=dict(first_frame_suffix=" 高清摄影", first_frame_probability=0.4, text_dropout=0.1),
             optimizer=dict(
                 learning_rate=1.5e-3,
                 warmup_steps=200,

@@ -1,13 +1,13 @@
 """Reads a video of one drawn object from its pixels: which object, colour and action, and where it was.
 
 The judge of text agreement: the clips of data/motion.py are so simple that a program sees what a person sees
-(the paper asked persons, section 5.2). It knows the sprites and the thirteen ways to move, both taken from
-clips of motion.py, but is told neither caption nor start nor handwriting.
+(the paper asked persons, section 5.2). It knows the sprites and the fourteen ways to move, both taken from
+clips of motion.py, but is told neither caption nor start.
 
     frames -> colour of the ink -> ink on every pixel -> window around its centroid -> distance to known views
            -> object (the frames vote) -> centre and side in every frame -> the action whose way fits best
 
-Views are a drawing in its nine sides, and in its seventeen angles at the usual side.
+Views are a drawing in its nine sides, and in its eight angles at the usual side.
 """
 
 import dataclasses
@@ -33,7 +33,6 @@ ACTION_TOLERANCE = 2.0
 # If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.01
 # (all below 0.05), a ring 0.26, random dots 0.36.
 OBJECT_TOLERANCE = 0.15
-ANGLE_TOLERANCE = 11.25  # degrees that a spinning object may be ahead or behind: one step of the turn
 # Angles in any order fit better by chance than those of a turn, and are charged for it. The least mismatch
 # that must still show is 0.04, of a spinning square taken for an upright one.
 FREE_FACTOR, FREE_CHARGE = 1.25, 0.01
@@ -72,15 +71,15 @@ def judge(frames: UInt8[np.ndarray, "T 64 64 3"]) -> Judgement:
     ink = _ink(frames[full], strength[full])
     windows, centroids = _windows(_alpha(frames[full], strength[full], ink))
     times = np.arange(0, motion.FRAMES, (motion.FRAMES - 1) // (len(frames) - 1))
-    look, views, spinning, mismatch = _recognise(windows, times[full])
+    thing, views, spin, mismatch = _recognise(windows, times[full])
     known = _known_views()
-    shifts = _leftover_shift(windows, known.windows[look, views])
-    track[full, :2] = centroids + shifts + known.offsets[look, views]
+    shifts = _leftover_shift(windows, known.windows[thing, views])
+    track[full, :2] = centroids + shifts + known.offsets[thing, views]
     track[full, 2] = known.sides[views]
     return Judgement(
-        known.objects[look] if mismatch <= OBJECT_TOLERANCE else NONE,
+        known.objects[thing] if mismatch <= OBJECT_TOLERANCE else NONE,
         _nearest_colour(ink),
-        _action(track, times, spinning),
+        _action(track, times, spin),
         track[:, :2],
         track[:, 2],
         int((~full).sum()),
@@ -136,37 +135,35 @@ def _nearest_colour(ink: Float[np.ndarray, "3"]) -> str:
 
 
 class _Views(NamedTuple):
-    """All known pictures: looks (object and handwriting) times views (side and angle)."""
+    """All known pictures: objects times views (side and angle)."""
 
-    objects: list[str]  # of each look
+    objects: list[str]
     sides: Float[np.ndarray, "views"]
     angles: Float[np.ndarray, "views"]  # degrees; nan where only an upright object has this side
     upright: Bool[np.ndarray, "views"]
-    windows: Float[np.ndarray, "looks views pixels"]  # as _windows cuts them
-    offsets: Float[np.ndarray, "looks views 2"]  # from the centroid to the centre
+    windows: Float[np.ndarray, "objects views pixels"]  # as _windows cuts them
+    offsets: Float[np.ndarray, "objects views 2"]  # from the centroid to the centre
 
 
 @functools.cache
 def _known_views() -> _Views:
     """Takes the views out of clips that grow and clips that spin."""
-    counts = {name: motion.INSTANCES if name in motion.DIGIT_ROWS else 1 for name in motion.OBJECTS}
-    looks = [(name, instance) for name, count in counts.items() for instance in range(count)]
     middle = motion.SIZE // 2
     windows, offsets = [], []
-    for name, instance in looks:
-        grows = motion.MotionSpec(name, "black", "grows", (middle, middle), instance)
-        spins = dataclasses.replace(grows, action="spins")
-        # each side stays for 4 frames and each angle for 2; the first angle is an upright view
-        pictures = np.concatenate([motion.render(grows)[::4], motion.render(spins)[2::2]])
+    for name in motion.OBJECTS:
+        grows = motion.MotionSpec(name, "black", "grows", (middle, middle))
+        spins = dataclasses.replace(grows, action="spins clockwise")
+        # each side and each angle stays for 4 frames; the first and last angle are upright views
+        pictures = np.concatenate([motion.render(grows)[::4], motion.render(spins)[4:-4:4]])
         strength = _strength(pictures)
         window, centroid = _windows(_alpha(pictures, strength, _ink(pictures, strength)))
         windows.append(window)
         offsets.append(middle - centroid)
-    sides = np.concatenate([motion.sides(grows)[::4], motion.sides(spins)[2::2]]).astype(float)
+    sides = np.concatenate([motion.sides(grows)[::4], motion.sides(spins)[4:-4:4]]).astype(float)
     upright = np.arange(len(sides)) < len(motion.sides(grows)[::4])
     angles = np.where(sides == motion.SIDE, 0.0, np.nan)
-    angles[~upright] = motion.angles(spins)[2::2]
-    return _Views([name for name, _ in looks], sides, angles, upright, np.stack(windows), np.stack(offsets))
+    angles[~upright] = motion.angles(spins)[4:-4:4]
+    return _Views(list(motion.OBJECTS), sides, angles, upright, np.stack(windows), np.stack(offsets))
 
 
 def _windows(
@@ -193,29 +190,34 @@ def _windows(
 
 def _recognise(
     windows: Float[np.ndarray, "T pixels"], times: Int[np.ndarray, "T"]
-) -> tuple[int, Int[np.ndarray, "T"], bool, float]:
-    """The look that fits most frames, its view in each, whether it spins, and the mean mismatch.
+) -> tuple[int, Int[np.ndarray, "T"], str | None, float]:
+    """The object that fits most frames, its view in each, the spin that is seen, and the mean mismatch.
 
-    A look may stand upright in any sides, turn as time goes by, or have sides and angles in any order.
+    It may stand upright in any sides, turn one way as time goes by, or have sides and angles in any order.
     """
     known = _known_views()
     mismatch = _mismatch(windows, known.windows)
-    angle = motion.angles(motion.MotionSpec("square", "black", "spins", (0, 0), 0))[times]
-    turned = np.abs(known.angles - angle[:, None]) <= ANGLE_TOLERANCE  # T views
-    views, costs = [], []
-    for allowed in (np.broadcast_to(known.upright, turned.shape), turned, np.ones_like(turned)):
+    anything = np.ones((len(windows), len(known.angles)), bool)
+    ways = {"upright": anything & known.upright, "anyhow": anything}  # of T views, those that are allowed
+    for spin in motion.TURNS:
+        angle = motion.angles(motion.MotionSpec("seven", "black", spin, (0, 0)))[times]
+        ways[spin] = known.angles == angle[:, None]
+    views, costs = {}, {}
+    for way, allowed in ways.items():
         masked = np.where(allowed[:, None], mismatch, np.inf)
-        views.append(masked.argmin(-1))  # T looks
-        costs.append(_kept_mean(masked.min(-1).T))
-    costs[1][[name == "ball" for name in known.objects]] = np.inf  # a ball cannot be seen to spin
-    charged = np.stack([costs[0], costs[1], costs[2] * FREE_FACTOR + FREE_CHARGE])
-    way, look = (int(i) for i in np.unravel_index(charged.argmin(), charged.shape))
-    return look, views[way][:, look], way == 1, float(costs[way][look])
+        views[way] = masked.argmin(-1)  # T objects
+        costs[way] = _kept_mean(masked.min(-1).T)
+        if way in motion.TURNS:
+            costs[way][[name in motion.UNTURNED for name in known.objects]] = np.inf
+    charged = np.stack(list((costs | {"anyhow": costs["anyhow"] * FREE_FACTOR + FREE_CHARGE}).values()))
+    best, thing = (int(i) for i in np.unravel_index(charged.argmin(), charged.shape))
+    way = list(ways)[best]
+    return thing, views[way][:, thing], way if way in motion.TURNS else None, float(costs[way][thing])
 
 
 def _mismatch(
-    windows: Float[np.ndarray, "T pixels"], known: Float[np.ndarray, "looks views pixels"]
-) -> Float[np.ndarray, "T looks views"]:
+    windows: Float[np.ndarray, "T pixels"], known: Float[np.ndarray, "objects views pixels"]
+) -> Float[np.ndarray, "T objects views"]:
     """|a - b|^2 / (|a|^2 + |b|^2) of every frame and every view: 0 the same, 1 nothing in common."""
     flat = known.reshape(-1, known.shape[-1])
     energies = (windows**2).sum(-1)[:, None] + (flat**2).sum(-1)
@@ -254,9 +256,10 @@ def _leftover_shift(
 # Action -------------------------------------------------------------------------------------------
 
 
-def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spinning: bool) -> str:
-    """The action whose way fits best, or "none"; "spins" needs a turn that was seen."""
-    errors = {name: _way_error(track, way[times]) for name, way in _ways().items() if spinning or name != "spins"}
+def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spin: str | None) -> str:
+    """The action whose way fits best, or "none"; a spin needs a turn that was seen."""
+    possible = {name: way for name, way in _ways().items() if name == spin or name not in motion.TURNS}
+    errors = {name: _way_error(track, way[times]) for name, way in possible.items()}
     best = min(errors, key=errors.get)
     return best if errors[best] <= ACTION_TOLERANCE else NONE
 
@@ -264,7 +267,7 @@ def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spinni
 @functools.cache
 def _ways() -> dict[str, Float[np.ndarray, "33 3"]]:
     """Centre and side (x, y, side) in every frame of every action, from a start at the origin."""
-    specs = {action: motion.MotionSpec("square", "black", action, (0, 0), 0) for action in motion.ACTIONS}
+    specs = {action: motion.MotionSpec("square", "black", action, (0, 0)) for action in motion.ACTIONS}
     return {name: np.column_stack([motion.path(spec), motion.sides(spec)]) for name, spec in specs.items()}
 
 

@@ -27,8 +27,8 @@ from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
 LANGUAGES = ("EN", "ZH")
 TRAITS = ("object", "colour", "action")
 KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
-REAL_CLIPS = 130  # judged to know how far the checker can be trusted: ten of each action
-INTERPOLATED_CLIPS = 52  # four of each action
+REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
+INTERPOLATED_CLIPS = 56  # four of each action
 
 
 class Prompt(NamedTuple):
@@ -43,7 +43,7 @@ class Prompt(NamedTuple):
     @property
     def text(self) -> str:
         """The sentence, in its plain wording."""
-        spec = motion.MotionSpec(self.object, self.colour, self.action, (0, 0), 0)
+        spec = motion.MotionSpec(self.object, self.colour, self.action, (0, 0))
         return motion.captions(spec)[LANGUAGES.index(self.language)]
 
 
@@ -66,12 +66,13 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
     drawn = Counter()
     prompts = []
     for i in range(count):
-        pair = i // 2  # one of each language
+        pair, language = i // 2, LANGUAGES[i % 2]
         unseen = bool(np.ceil((pair + 1) * held_out_share) > np.ceil(pair * held_out_share))
-        key = (list(motion.ACTIONS)[i % len(motion.ACTIONS)], unseen)
-        combination = decks[key][drawn[key] % len(decks[key])]
-        drawn[key] += 1
-        prompts.append(Prompt(*combination, LANGUAGES[i % 2], unseen))
+        # the action that had its turn least often, and least often in this way
+        action = min(motion.ACTIONS, key=lambda a: (drawn[a], drawn[a, language, unseen], drawn[a, unseen]))
+        deck = decks[action, unseen]
+        prompts.append(Prompt(*deck[drawn[action, unseen] % len(deck)], language, unseen))
+        drawn.update([action, (action, unseen), (action, language, unseen)])
     return prompts
 
 
@@ -195,7 +196,7 @@ def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequenc
     apart = {"interpolated": [], "key frames": []}
     right = [(p, j) for p, j in zip(prompts, judgements) if p.action == j.action]
     for prompt, judgement in right:
-        way = motion.path(motion.MotionSpec("square", "black", prompt.action, (0, 0), 0))
+        way = motion.path(motion.MotionSpec("square", "black", prompt.action, (0, 0)))
         centres = judgement.centres - judgement.centres[0]
         distance = np.linalg.norm(centres - way[_times(len(centres))], axis=-1)
         key = _is_key_frame(len(centres))

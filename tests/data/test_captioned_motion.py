@@ -25,8 +25,7 @@ def test_clips_come_back_as_they_were_drawn_and_without_tensorflow(builder):
         assert spec["colour"] in row["english"].decode()
         assert bool(row["held_out"]) == motion.held_out(**spec)
         start = tuple(row["path"][0].astype(int))
-        drawn = [motion.render(motion.MotionSpec(**spec, start=start, instance=i)) for i in range(motion.INSTANCES)]
-        assert any((row["frames"] == clip).all() for clip in drawn)
+        np.testing.assert_array_equal(row["frames"], motion.render(motion.MotionSpec(**spec, start=start)))
     assert "tensorflow" not in sys.modules
 
 

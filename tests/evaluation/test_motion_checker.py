@@ -74,31 +74,31 @@ def test_an_empty_video_shows_nothing():
 @pytest.mark.parametrize("frames", [5, 33])
 @pytest.mark.parametrize("name", list(motion.OBJECTS))
 def test_an_object_that_stands_still_does_nothing(name, frames):
-    spec = motion.MotionSpec(name, "blue", "jumps", (24, 32), 0)
+    spec = motion.MotionSpec(name, "blue", "jumps", (24, 32))
     assert judge(still(spec)[:frames])[:3] == (name, "blue", "none")
 
 
 def test_an_object_of_another_size_moves_all_the_same():
-    large = motion.render(motion.MotionSpec("ball", "red", "grows", (16, 32), 0))[-1]
+    large = motion.render(motion.MotionSpec("ball", "red", "grows", (16, 32)))[-1]
     clip = np.stack([np.roll(large, t, axis=1) for t in range(33)])
     seen = judge(clip)
     assert seen[:3] == ("ball", "red", "moves right") and (seen.sides == 24).all()
 
 
 def test_a_turn_that_stops_half_way_is_no_spin():
-    clip = motion.render(motion.MotionSpec("seven", "red", "spins", (32, 32), 0))
+    clip = motion.render(motion.MotionSpec("seven", "red", "spins clockwise", (32, 32)))
     clip[12:] = clip[12]
     assert judge(clip)[:3] == ("seven", "red", "none")
 
 
 def test_a_way_backwards_in_time_is_another_action():
-    clip = motion.render(motion.MotionSpec("four", "black", "bounces right", (16, 40), 1))
+    clip = motion.render(motion.MotionSpec("four", "black", "bounces right", (16, 40)))
     assert judge(clip[::-1]).action == "bounces left"
 
 
 def test_another_colour_object_or_action_is_seen():
     def shown(*what):
-        return judge(motion.render(motion.MotionSpec(*what, (32, 24), 0)))[:3]
+        return judge(motion.render(motion.MotionSpec(*what, (32, 24))))[:3]
 
     assert shown("ball", "red", "grows") == ("ball", "red", "grows")
     assert shown("ball", "purple", "grows") == ("ball", "purple", "grows")
@@ -107,7 +107,7 @@ def test_another_colour_object_or_action_is_seen():
 
 
 def test_a_few_bad_frames_and_specks_do_not_matter():
-    clip = motion.render(motion.MotionSpec("triangle", "green", "moves down", (12, 12), 0))
+    clip = motion.render(motion.MotionSpec("triangle", "green", "moves down", (12, 12)))
     clip[5] = 255
     clip[9], clip[20] = clip[30], clip[0]
     clip[:, 60:62, 58:60] = (220, 30, 30)
