@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         dict(
             part="stage2",
             seed=0,
-            steps=2500,
+            steps=7000,
             batch_size=8,
             log_every=20,
             checkpoint_every=250,
@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
             added="runs/stage1/weights.safetensors",
             model=dataclasses.asdict(demo_stage2()),
             data=dict(cache="data/demo_tokens", text_model="data/demo_tokens/text.model"),
-            example=dict(rates=(2.0, 4.0, 8.0), text_dropout=0.1),
+            example=dict(rates=(2.0, 4.0, 8.0), tiled=True, text_dropout=0.1),
             optimizer=dict(
                 learning_rate=2e-3,
                 warmup_steps=200,

@@ -83,16 +83,20 @@ def interpolation_example(
     text: TextTokenizer,
     layout: ClipLayout,
     rates: Sequence[float],
+    tiled: bool,
     text_dropout: float,
 ) -> Example:
     """Stage 2: frames at a random one of those `rates` (2, 4, 8 frames/s in the paper) that yield enough.
+
+    Args:
+      tiled: take only windows into which generation would cut this video (frame_rate.random_indices); else any.
 
     Raises:
       ValueError: the video is too short for every rate.
     """
     enough = frame_rate.enough_rates(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
     rate = enough[rng.integers(len(enough))]
-    return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout)
+    return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout, tiled=tiled)
 
 
 def _clip_example(
@@ -103,8 +107,11 @@ def _clip_example(
     text: TextTokenizer,
     layout: ClipLayout,
     text_dropout: float,
+    tiled: bool = False,
 ) -> Example:
-    indices = frame_rate.random_indices(rng, len(clip.frames), source_fps=clip.fps, rate=rate, frames=layout.frames)
+    indices = frame_rate.random_indices(
+        rng, len(clip.frames), source_fps=clip.fps, rate=rate, frames=layout.frames, tiled=tiled
+    )
     ids = clip_text_ids(_caption(clip, rng, text_dropout), fps=rate, text=text)
     return _example(ids, clip.frames[indices[layout.times()]], text=text, layout=layout)
 

@@ -63,11 +63,17 @@ def offsets_at_rate(source_fps: float, *, rate: float, frames: int = 5) -> Int[n
 
 
 def random_indices(
-    rng: np.random.Generator, num_frames: int, *, source_fps: float, rate: float, frames: int = 5
+    rng: np.random.Generator, num_frames: int, *, source_fps: float, rate: float, frames: int = 5, tiled: bool = False
 ) -> Int[np.ndarray, "T"]:
-    """Indices of `frames` source frames at `rate`, from a random start if the video is longer than needed."""
+    """Indices of `frames` source frames at `rate`, from a random start if the video is longer than needed.
+
+    Args:
+      tiled: start only where a row of such clips from the video's beginning would, each at the last frame of the
+        one before.
+    """
     offsets = offsets_at_rate(source_fps, rate=rate, frames=frames)
     latest = num_frames - 1 - int(offsets[-1])
     if latest < 0:
         raise ValueError(f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s")
-    return rng.integers(latest + 1) + offsets
+    step = max(int(offsets[-1]), 1) if tiled else 1
+    return step * rng.integers(latest // step + 1) + offsets

@@ -64,7 +64,7 @@ def test_interpolation_puts_frames_of_odd_time_last():
     layout = interpolation_layout(**SIZES)
     for _ in range(40):
         example = examples.interpolation_example(
-            clip(33), rng, text=TEXT, layout=layout, rates=(2, 4, 8), text_dropout=0.0
+            clip(33), rng, text=TEXT, layout=layout, rates=(2, 4, 8), tiled=False, text_dropout=0.0
         )
         first, third, fifth, second, fourth = times(example)
         step = second - first
@@ -72,6 +72,24 @@ def test_interpolation_puts_frames_of_odd_time_last():
         assert words(example) == f"{step / 2:.1f}秒\nlion"
         rates.add(8 // step)
     assert rates == {2, 4, 8}
+
+
+def test_tiled_windows_are_those_of_the_recursion_5_9_17_33():
+    layout = interpolation_layout(**SIZES)
+    drawn = [
+        examples.interpolation_example(
+            clip(33),
+            np.random.default_rng(seed),
+            text=TEXT,
+            layout=layout,
+            rates=(2, 4, 8),
+            tiled=True,
+            text_dropout=0.0,
+        )
+        for seed in range(200)
+    ]
+    windows = {tuple(times(example)[:3]) for example in drawn}
+    assert windows == {(s, s + k, s + 2 * k) for k in (8, 4, 2) for s in range(0, 32, 2 * k)}
 
 
 def test_a_base_example_marks_only_the_first_frame():

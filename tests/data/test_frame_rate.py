@@ -49,3 +49,11 @@ def test_random_starts_reach_both_ends_and_never_leave_the_video():
     drawn = [frame_rate.random_indices(rng, 12, source_fps=8.0, rate=4.0) for _ in range(100)]
     assert {int(d[0]) for d in drawn} == {0, 1, 2, 3}
     assert max(d[-1] for d in drawn) == 11
+
+
+def test_tiled_clips_start_where_the_one_before_ends():
+    rng = np.random.default_rng(0)
+    drawn = [frame_rate.random_indices(rng, 35, source_fps=8.0, rate=4.0, tiled=True) for _ in range(100)]
+    assert {int(d[0]) for d in drawn} == {0, 8, 16, 24}
+    assert all((np.diff(d) == 2).all() for d in drawn)
+    np.testing.assert_array_equal(frame_rate.random_indices(rng, 40, source_fps=8.0, rate=1.0, tiled=True)[0], 0)
