@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from absl import logging
 
+CONVERTED = ("base", "stage1", "stage2", "superres", "itersr", "tokenizer")
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code."""
@@ -76,6 +78,15 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--data-dir", default="data/tfds", help="where captioned_motion is kept")
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")
     tokenize.set_defaults(run=_tokenize)
+
+    convert = commands.add_parser("convert", help="released PyTorch weights <-> a folder of weights")
+    convert.add_argument("source", help="SAT folder or its zip, .pt or safetensors file; or our folder of weights")
+    convert.add_argument("target", help="our folder of weights; or what to write with --to-official")
+    convert.add_argument("--part", choices=CONVERTED, help="what SOURCE is, where it does not tell; what to export")
+    convert.add_argument("--heads", type=int, help="attention heads, where no model_config.json tells them")
+    convert.add_argument("--drop-unexpected", action="store_true", help="leave out names that are not known")
+    convert.add_argument("--to-official", action="store_true", help="the way back: a new folder, .pt or .safetensors")
+    convert.set_defaults(run=_convert)
     return parser
 
 
@@ -153,6 +164,23 @@ def _tokenize(options, _) -> int:
     place_text_model(cache, options.text_model, pieces=options.text_pieces)
     source.warn_of_skipped()
     print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    return 0
+
+
+def _convert(options, _) -> int:
+    from cogvideo_jax.convert.to_official import convert_back
+    from cogvideo_jax.convert.to_ours import convert
+
+    if options.to_official:
+        if options.part is None:
+            raise ValueError("--to-official needs --part: the part of SOURCE to export")
+        print(convert_back(options.source, options.target, part=options.part))
+        return 0
+    settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
+    converted = convert(options.source, options.target, **settings)
+    print(*converted.files, sep="\n")
+    for note in converted.notes:
+        print(f"cogvideo convert: {note}", file=sys.stderr)
     return 0
 
 

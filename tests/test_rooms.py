@@ -18,12 +18,13 @@ ARROWS = {
     "data": {"tokens"},
     "model": {"tokens.sequence", "tokens.vocab"},
     "sampling": {"tokens", "model"},
-    "training": {"tokens", "data", "model"},
+    "superres": {"tokens", "model", "sampling.logits"},
+    "training": {"tokens", "data", "model", "superres.config", "superres.models"},
     "text_to_video": {"tokens", "model", "sampling"},
     "generate": {"text_to_video"},
     "assemble": {"text_to_video", "tokens"},
     "evaluation": {"tokens", "data", "text_to_video"},
-    "convert": {"tokens", "model"},
+    "convert": {"tokens", "model", "superres"},
 }
 FREE = {"cli", "__main__", "__init__"}
 
