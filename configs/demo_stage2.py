@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
         dict(
             part="stage2",
             seed=0,
-            steps=5000,
+            steps=2000,
             batch_size=8,
             log_every=20,
             checkpoint_every=250,
