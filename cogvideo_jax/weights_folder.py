@@ -30,6 +30,7 @@ from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer, load_tokenizer
 STAGES = ("base", "stage1", "stage2")
 SUPERRES = "superres"
 PARTS = ("tokenizer", *STAGES)
+TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 OWN_FLOAT32 = ("scale", "temporal_alpha")  # and biases: small, and added to what is float32 anyway
 
 
@@ -69,12 +70,12 @@ class WeightsFolder:
     def text(self) -> TextTokenizer:
         """The text tokenizer."""
         codes = self.models["base"].config.image_codes
-        return TextTokenizer.from_file(self.folder / "text.model", image_codes=codes)
+        return TextTokenizer.from_file(self.folder / TEXT_MODEL, image_codes=codes)
 
     @functools.cached_property
     def labels(self) -> Int[Array, "C"]:
         """Cluster of every image code."""
-        path = self.folder / "cluster_labels.npy"
+        path = self.folder / LABELS
         codes = self.models["base"].config.image_codes
         try:
             labels = np.load(path, allow_pickle=False) if path.exists() else np.arange(codes)

@@ -5,7 +5,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cogvideo_jax.text_to_video import read_recipe
+from cogvideo_jax.recipe import read_recipe
 from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
 from cogvideo_jax.training.config_files import check_keys, load_config
 from cogvideo_jax.training.parts import build_model

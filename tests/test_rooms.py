@@ -20,9 +20,11 @@ ARROWS = {
     "sampling": {"tokens", "model"},
     "superres": {"tokens", "model", "sampling.logits"},
     "training": {"tokens", "data", "model", "superres.config", "superres.models"},
-    "text_to_video": {"tokens", "model", "sampling"},
+    "recipe": {"tokens.text", "sampling.logits", "superres.sample"},
+    "weights_folder": {"tokens", "model", "superres", "recipe"},
+    "text_to_video": {"tokens", "model", "sampling", "superres", "recipe", "weights_folder"},
     "generate": {"text_to_video"},
-    "assemble": {"text_to_video", "tokens"},
+    "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model", "superres"},
 }
