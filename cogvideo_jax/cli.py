@@ -220,6 +220,7 @@ def _interpolate(options, _) -> int:
         prompt, fps = options.prompt, options.from_fps or to / 2
         if not prompt:
             raise ValueError("say what the video shows: --prompt TEXT")
+        video.doublings(fps, to)  # refuses a rate before a long video is read
         frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
     settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
     [clip] = video.interpolate(

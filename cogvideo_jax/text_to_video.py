@@ -121,7 +121,7 @@ class TextToVideo:
         Raises:
           ValueError: a rate that cannot be reached, or frames of another number or size.
         """
-        rounds = self._doublings(fps, to)
+        rounds = self.doublings(fps, to)
         ids = frames if frames.ndim == 3 else self._encode(frames)
         if ids.shape[1] < 3 or ids.shape[1] % 2 == 0:
             raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {ids.shape[1]}")
@@ -237,9 +237,9 @@ class TextToVideo:
             possible = ", ".join(f"{length:g}" for length in sorted(lengths))
             raise ValueError(f"these weights make videos of {possible} seconds, not {seconds:g}")
         key_rate = lengths[seconds]
-        return key_rate, self._doublings(key_rate, fps)
+        return key_rate, self.doublings(key_rate, fps)
 
-    def _doublings(self, rate: float, to: float | None) -> list[float]:
+    def doublings(self, rate: float, to: float | None) -> list[float]:
         """Rates after each round from `rate` until `to`, by default until there is no more."""
         rates = [rate]
         while rates[-1] * 2 in self.recipe.interpolation_fps:
