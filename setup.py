@@ -34,7 +34,8 @@ setup(
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "data": TRAIN_DATA,
-        "test": ["pytest>=8", "ruff==0.17.6", *TRAIN_DATA],
+        "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
+        "test": ["pytest>=8", "ruff==0.17.6", "torch==2.13.0", *TRAIN_DATA],
     },
     entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli:main"]},
 )

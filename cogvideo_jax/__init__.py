@@ -8,10 +8,11 @@ Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_
     tokens      text and video <-> ids                   (imports no other room)
     data        videos on disk -> token batches          -> tokens
     model       ids -> logits                            -> tokens.sequence, tokens.vocab
-    training    batches -> parameters                    -> tokens, data, model
+    training    batches -> parameters                    -> tokens, data, model, superres
     sampling    prompt -> frame ids                      -> tokens, model
+    superres    coarse ids -> fine ids                   -> tokens, model, sampling.logits
     evaluation  videos -> figures                        -> tokens, data, text_to_video
-    convert     official names <-> our tree              -> tokens, model
+    convert     released weights <-> ours                -> tokens, model, superres
     runtime     devices and disks, no model              (imports no room)
     text_to_video.py  prompt -> frames                   -> tokens, model, sampling
     generate.py, assemble.py, cli.py                     -> what they run

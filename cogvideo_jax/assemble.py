@@ -1,32 +1,61 @@
-"""Four trained parts, a text model and a recipe -> one folder that `cogvideo generate --weights` takes."""
+"""Trained parts, a text model and a recipe -> one folder that `cogvideo generate --weights` takes."""
 
 import shutil
 from pathlib import Path
 
+import numpy as np
+
+from cogvideo_jax.recipe import FILE, read_recipe, write_recipe
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.text_to_video import PARTS, TextToVideo, read_recipe, write_recipe
+from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax.tokens.text import TextTokenizer
 from cogvideo_jax.tokens.vq_tokenizer import load_tokenizer
+from cogvideo_jax.weights_folder import LABELS, TEXT_MODEL
 
 
 def assemble(parts: dict[str, str | Path], *, text_model: str | Path, recipe: str | Path, out: str | Path) -> Path:
-    """Copies the parts under the names that `TextToVideo.load` expects, and loads the result once.
+    """Copies the parts under the names that `TextToVideo.load` expects, and opens the result once.
 
     Args:
-      parts: part -> its weights.safetensors.
+      parts: part -> its weights.safetensors; all but super-resolution are needed.
 
     Raises:
       ValueError: a file is missing or holds another part, or the parts do not fit together.
     """
     out, fingerprint = Path(out), load_tokenizer(parts["tokenizer"]).fingerprint
     out.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        tree, description = load_weights(parts[part])
+    for part, source in parts.items():
+        tree, description = load_weights(source)
         if description.get("kind") != part:
-            raise ValueError(f"{parts[part]} holds {description.get('kind')!r}, not {part!r}")
+            raise ValueError(f"{source} holds {description.get('kind')!r}, not {part!r}")
         if part != "tokenizer" and description.get("tokenizer") != fingerprint:
-            raise ValueError(f"{parts[part]} was trained on the codes of another tokenizer than {parts['tokenizer']}")
+            raise ValueError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
         save_weights(out / f"{part}.safetensors", tree, description)
-    shutil.copyfile(text_model, out / "text.model")
-    write_recipe(out / "pipeline.json", read_recipe(Path(recipe)))
+    add_text_model(text_model, out)
+    write_recipe(out / FILE, read_recipe(Path(recipe)))
     TextToVideo.load(out)
     return out
+
+
+def add_text_model(source: str | Path, folder: str | Path) -> Path:
+    """Copies a SentencePiece model into a folder of weights. Raises ValueError if it is none."""
+    TextTokenizer.from_file(source, image_codes=1)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    return Path(shutil.copyfile(source, Path(folder) / TEXT_MODEL))
+
+
+def add_labels(source: str | Path, folder: str | Path) -> Path:
+    """Copies cluster labels, one whole number an image code, into a folder of weights.
+
+    Raises:
+      ValueError: the file holds something else.
+    """
+    try:
+        labels = np.load(source, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{source} is not a NumPy file of cluster labels") from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        raise ValueError(f"{source} should hold cluster numbers, one an image code")
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    np.save(Path(folder) / LABELS, labels)
+    return Path(folder) / LABELS

@@ -3,8 +3,11 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from absl import logging
+
+CONVERTED = ("base", "stage1", "stage2", "superres", "itersr", "tokenizer")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,11 +51,30 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--out", default=".", help="a folder, or a file name for one video")
     generate.add_argument("--gif", action="store_true", help="also write a gif")
     generate.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
+    what = generate.add_mutually_exclusive_group()
+    what.add_argument("--image", action="store_true", help="a picture by the base alone, as PNG")
+    what.add_argument("--key-frames", action="store_true", help="stage 1 alone; `cogvideo interpolate` goes on from it")
+    _add_arithmetic(generate)
     generate.set_defaults(run=_generate)
+
+    interpolate = commands.add_parser("interpolate", help="frames between frames", description="Stage 2 alone.")
+    interpolate.add_argument("source", help="what `generate --key-frames` wrote, or a video")
+    interpolate.add_argument("--prompt", help="what the video shows; needed for a video")
+    interpolate.add_argument("--weights", help="folder of weights; by default those of the demo")
+    interpolate.add_argument("--seed", type=int, default=0)
+    interpolate.add_argument("--fps", type=float, help="frames a second of the result; by default the most")
+    interpolate.add_argument("--from-fps", type=float, help="of a video: at which rate to read it; by default half")
+    interpolate.add_argument("--seconds", type=float, default=4.0, help="of a video: how much of it to read")
+    interpolate.add_argument("--out", default=".", help="a folder or a file name")
+    interpolate.add_argument("--gif", action="store_true", help="also write a gif")
+    interpolate.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
+    _add_arithmetic(interpolate)
+    interpolate.set_defaults(run=_interpolate)
 
     assemble = commands.add_parser("assemble", help="join trained parts into a folder of weights")
     for part in ("tokenizer", "base", "stage1", "stage2"):
         assemble.add_argument(f"--{part}", required=True, help=f"weights.safetensors of the {part}")
+    assemble.add_argument("--superres", help="weights.safetensors of direct super-resolution")
     assemble.add_argument("--text-model", required=True, help="text.model of the token cache")
     assemble.add_argument("--recipe", required=True, help="pipeline.json: how to sample")
     assemble.add_argument("--out", required=True, help="folder to write")
@@ -76,7 +98,34 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--data-dir", default="data/tfds", help="where captioned_motion is kept")
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")
     tokenize.set_defaults(run=_tokenize)
+
+    convert = commands.add_parser("convert", help="released PyTorch weights <-> a folder of weights")
+    convert.add_argument(
+        "source",
+        help="SAT folder or its zip, .pt or safetensors file; ice_text.model; cluster_label2.npy; or our folder",
+    )
+    convert.add_argument("target", help="our folder of weights; or what to write with --to-official")
+    convert.add_argument("--part", choices=CONVERTED, help="what SOURCE is, where it does not tell; what to export")
+    convert.add_argument("--heads", type=int, help="attention heads, where no model_config.json tells them")
+    convert.add_argument("--drop-unexpected", action="store_true", help="leave out names that are not known")
+    convert.add_argument("--to-official", action="store_true", help="the way back: a new folder, .pt or .safetensors")
+    convert.set_defaults(run=_convert)
     return parser
+
+
+def _add_arithmetic(command: argparse.ArgumentParser) -> None:
+    """What the weights are run with."""
+    command.add_argument("--no-upscale", action="store_true", help="leave out super-resolution")
+    command.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default float32 on a CPU, else bfloat16")
+    command.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
+    command.add_argument("--compat", choices=("exact", "release"), default="exact", help="release: with its quirks")
+
+
+def _open_weights(options):
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
+
+    folder, keep = options.weights or DEMO_WEIGHTS, not options.one_stage_at_a_time
+    return TextToVideo.load(folder, dtype=options.dtype, keep=keep)
 
 
 def _train(options, overrides: list[str]) -> int:
@@ -95,32 +144,91 @@ def _train(options, overrides: list[str]) -> int:
 
 def _generate(options, _) -> int:
     from cogvideo_jax import generate as job
-    from cogvideo_jax.runtime.video_io import read_image
-    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
 
     if (options.prompt is None) == (options.prompts is None):
         raise ValueError("give either a prompt or --prompts FILE")
     prompts = [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
-    formats = [".mp4", *([".gif"] if options.gif else []), *([job.SHEET] if options.sheet else [])]
+    formats = [job.SHEET] if options.image else _formats(options)
     jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
-    video = TextToVideo.load(options.weights or DEMO_WEIGHTS)
-    image = options.first_frame and read_image(options.first_frame, size=video.recipe.pixels)
-    written, complaints = job.run_jobs(
-        video,
-        jobs,
-        seed=options.seed,
-        batch=options.batch,
-        formats=formats,
-        fps=options.fps,
-        seconds=options.seconds,
-        guidance=options.guidance,
-        first_image=image,
-    )
+    video = _open_weights(options)
+    make, write = _picture(video, options) if options.image else _video(video, options, formats)
+    written, complaints = job.run_jobs(video, jobs, seed=options.seed, batch=options.batch, make=make, write=write)
     for path in written:
         print(path)
     for complaint in complaints:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
     return 2 if complaints else 0
+
+
+def _formats(options) -> list[str]:
+    from cogvideo_jax import generate as job
+
+    return [".mp4", *([".gif"] if options.gif else []), *([job.SHEET] if options.sheet else [])]
+
+
+def _picture(video, options):
+    """How `run_jobs` makes and writes a picture."""
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+
+    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
+    make = lambda prompts, keys: video.image(prompts, keys, **settings)  # noqa: E731
+    return make, lambda path, prompt, picture: job.write_picture(path, picture)
+
+
+def _video(video, options, formats: list[str]):
+    """How `run_jobs` makes and writes a video; with --key-frames its ids too."""
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.runtime.video_io import read_image
+
+    fps = video.rate(options.fps, options.seconds)
+    image = options.first_frame and read_image(options.first_frame, size=video.recipe.pixels)
+    settings = dict(seconds=options.seconds, guidance=options.guidance, first_image=image)
+    compat, upscale = Compat(options.compat), not options.no_upscale
+    if not options.key_frames:
+        settings |= dict(fps=options.fps, upscale=upscale, compat=compat, progress=True)
+        make = lambda prompts, keys: video(prompts, keys, **settings)  # noqa: E731
+        return make, lambda path, _, clip: job.write_clip(path, clip, fps=fps, formats=formats)
+
+    def make_key_frames(prompts, keys):
+        ids = video.key_frames(prompts, keys, compat=compat, **settings)
+        return list(zip(ids, video.pixels(ids, prompts, keys, upscale=upscale, compat=compat)))
+
+    def write_both(path, prompt, result):
+        ids, clip = result
+        rate = video.key_rate(options.seconds)
+        saved = job.write_key_frames(path, ids, prompt=prompt, fps=rate, tokenizer=video.tokenizer.fingerprint)
+        return saved + job.write_clip(path.with_suffix(".mp4"), clip, fps=rate, formats=formats)
+
+    return make_key_frames, write_both
+
+
+def _interpolate(options, _) -> int:
+    import jax
+
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+
+    source, formats = Path(options.source), _formats(options)
+    [target] = job.plan_jobs([source.stem], num=1, out=options.out, formats=formats)
+    video = _open_weights(options)
+    to = max(video.recipe.interpolation_fps) if options.fps is None else options.fps
+    if source.suffix == job.KEY_FRAMES:
+        frames, prompt, fps = job.read_key_frames(source, tokenizer=video.tokenizer.fingerprint)
+    else:
+        prompt, fps = options.prompt, options.from_fps or to / 2
+        if not prompt:
+            raise ValueError("say what the video shows: --prompt TEXT")
+        video.doublings(fps, to)  # refuses a rate before a long video is read
+        frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
+    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
+    [clip] = video.interpolate(
+        frames[None], [options.prompt or prompt], jax.random.key(options.seed), fps=fps, to=to, **settings
+    )
+    for path in job.write_clip(target.path, clip, fps=to, formats=formats):
+        print(path)
+    return 0
 
 
 def _evaluate(options, _) -> int:
@@ -136,7 +244,8 @@ def _evaluate(options, _) -> int:
 def _assemble(options, _) -> int:
     from cogvideo_jax.assemble import assemble
 
-    parts = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2")}
+    parts = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2", "superres")}
+    parts = {part: path for part, path in parts.items() if path is not None}
     print(assemble(parts, text_model=options.text_model, recipe=options.recipe, out=options.out))
     return 0
 
@@ -153,6 +262,32 @@ def _tokenize(options, _) -> int:
     place_text_model(cache, options.text_model, pieces=options.text_pieces)
     source.warn_of_skipped()
     print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    return 0
+
+
+def _convert(options, _) -> int:
+    from cogvideo_jax.assemble import add_labels, add_text_model
+    from cogvideo_jax.convert.to_official import convert_back
+    from cogvideo_jax.convert.to_ours import convert
+    from cogvideo_jax.recipe import FILE, RELEASED, write_recipe
+
+    if options.to_official:
+        if options.part is None:
+            raise ValueError("--to-official needs --part: the part of SOURCE to export")
+        print(convert_back(options.source, options.target, part=options.part))
+        return 0
+    add = {".model": add_text_model, ".npy": add_labels}.get(Path(options.source).suffix)
+    if add is not None:
+        print(add(options.source, options.target))
+        return 0
+    settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
+    converted = convert(options.source, options.target, **settings)
+    recipe = Path(options.target) / FILE
+    if not recipe.exists():
+        write_recipe(recipe, RELEASED)
+    print(*converted.files, sep="\n")
+    for note in converted.notes:
+        print(f"cogvideo convert: {note}", file=sys.stderr)
     return 0
 
 

@@ -1,22 +1,24 @@
-"""Prompts -> files: what `cogvideo generate` does around `TextToVideo`."""
+"""Prompts -> files: what `cogvideo generate` and `cogvideo interpolate` do around `TextToVideo`."""
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from cogvideo_jax.notation import UInt8
+from cogvideo_jax.notation import Array, Int, Key, UInt8
 from cogvideo_jax.runtime import video_io
+from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.text_to_video import TextToVideo
 
 WRITERS = {".mp4": video_io.write_mp4, ".gif": video_io.write_gif}
 SHEET = ".png"
+KEY_FRAMES = ".keyframes"  # what stage 1 wrote, for stage 2 to go on from
 LONGEST_NAME = 60
 
 
@@ -61,7 +63,7 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     if num < 1:
         raise ValueError(f"--num must be at least 1, got {num}")
     out, several = Path(out), len(prompts) * num > 1
-    names_file = out.suffix.lower() in (*WRITERS, SHEET)
+    names_file = out.suffix.lower() in (*WRITERS, SHEET, KEY_FRAMES)
     if names_file and several:
         raise ValueError(f"{out} is one file, but {len(prompts) * num} videos are asked for; give a folder")
     folder = out.parent if names_file else out
@@ -78,28 +80,33 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
 
 
 def run_jobs(
-    video: TextToVideo, jobs: Sequence[Job], *, seed: int, batch: int, formats: Sequence[str], **options
+    video: TextToVideo,
+    jobs: Sequence[Job],
+    *,
+    seed: int,
+    batch: int,
+    make: Callable[[list[str], Key[Array, "B"]], Sequence],
+    write: Callable[[Path, str, Any], list[Path]],
 ) -> tuple[list[Path], list[str]]:
-    """Makes all videos, `batch` at a time, and writes each batch as soon as it is done.
+    """Makes everything, `batch` at a time, and writes each batch as soon as it is done.
 
     A prompt that the weights cannot take is left out and named.
 
     Args:
-      options: keyword arguments of `TextToVideo.__call__`.
+      make: prompts and keys -> one result a prompt.
+      write: path, prompt and result -> the files written.
 
     Returns:
       Paths written, and one sentence for every prompt left out.
     """
     good, complaints = _usable(video, jobs)
     written = []
-    fps = video.rate(options.get("fps"), options.get("seconds"))
     for start in range(0, len(good), batch):
         part = good[start : start + batch]
         filled = [part[i % len(part)] for i in range(min(batch, len(good)))]  # one shape: compiled once
         keys = jnp.stack([_job_key(seed, job) for job in filled])
-        frames = video([job.prompt for job in filled], keys, progress=True, **options)
-        for job, clip in zip(part, frames):
-            written += write_clip(job.path, clip, fps=fps, formats=formats)
+        for job, result in zip(part, make([job.prompt for job in filled], keys)):
+            written += write(job.path, job.prompt, result)
             logging.info("wrote %s", job.path)
     return written, complaints
 
@@ -115,6 +122,52 @@ def write_clip(path: Path, clip: UInt8[np.ndarray, "T H W 3"], *, fps: float, fo
             WRITERS[suffix](target, clip, fps=fps)
         paths.append(target)
     return paths
+
+
+def write_picture(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> list[Path]:
+    """Writes a PNG."""
+    video_io.write_contact_sheet(path, [picture[None]])
+    return [path]
+
+
+def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: float, tokenizer: str) -> list[Path]:
+    """Writes what stage 2 needs to go on: a few kilobytes.
+
+    Args:
+      fps: frames a second of the key frames.
+      tokenizer: fingerprint of the one whose ids they are.
+    """
+    path = path.with_suffix(KEY_FRAMES)
+    description = {"kind": "keyframes", "prompt": prompt, "fps": fps, "tokenizer": tokenizer}
+    save_weights(path, {"ids": np.asarray(ids, np.int32)}, description)
+    return [path]
+
+
+def read_key_frames(path: Path, *, tokenizer: str) -> tuple[Int[np.ndarray, "T N"], str, float]:
+    """Ids, prompt and frames a second.
+
+    Raises:
+      ValueError: no such file, or one of another kind or another tokenizer.
+    """
+    tree, description = load_weights(path)
+    if description.get("kind") != "keyframes" or set(tree) != {"ids"}:
+        raise ValueError(f"{path} holds no key frames; `cogvideo generate --key-frames` writes them")
+    if description["tokenizer"] != tokenizer:
+        raise ValueError(f"{path} was made with another tokenizer than that of these weights")
+    return tree["ids"], description["prompt"], description["fps"]
+
+
+def read_frames(path: Path, *, fps: float, size: int, max_seconds: float) -> UInt8[np.ndarray, "T H W 3"]:
+    """An odd number of at least three frames of a user's video, at `fps`.
+
+    Raises:
+      ValueError: the video cannot be read or is too short.
+    """
+    frames = video_io.read_video(path, fps=fps, max_seconds=max_seconds, size=size)
+    frames = frames[: len(frames) - 1 + len(frames) % 2]
+    if len(frames) < 3:
+        raise ValueError(f"{path} is too short: it has {len(frames)} frames at {fps:g} a second, and 3 are needed")
+    return frames
 
 
 def _usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:

@@ -5,11 +5,10 @@ from pathlib import Path
 import jax
 import pytest
 
-from cogvideo_jax.model import config as presets
-from cogvideo_jax.model.transformer import Transformer
-from cogvideo_jax.text_to_video import read_recipe
+from cogvideo_jax.recipe import read_recipe
 from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
 from cogvideo_jax.training.config_files import check_keys, load_config
+from cogvideo_jax.training.parts import build_model
 from cogvideo_jax.training.state import abstract_params, make_optimizer
 
 FOLDER = Path(__file__).parent.parent / "configs"
@@ -17,7 +16,8 @@ CONFIGS = sorted(FOLDER.glob("*.py"))
 
 
 def test_there_is_a_config_for_every_part_of_the_demo():
-    assert {path.stem for path in CONFIGS} >= {f"demo_{part}" for part in ("tokenizer", "base", "stage1", "stage2")}
+    parts = ("tokenizer", "base", "stage1", "stage2", "superres", "itersr")
+    assert {path.stem for path in CONFIGS} >= {f"demo_{part}" for part in parts}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -28,7 +28,7 @@ def test_a_config_loads_and_its_model_has_shapes(path):
         vq = config_from_dict(config.model.to_dict())
         params = jax.eval_shape(lambda rng: init_networks(vq, rng), jax.random.key(0))
     else:
-        params = abstract_params(Transformer(presets.from_dict(config.model.to_dict())))
+        params = abstract_params(build_model(config))
     assert jax.tree.leaves(params)
     make_optimizer(config.optimizer, steps=config.steps)
 

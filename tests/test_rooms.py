@@ -18,12 +18,15 @@ ARROWS = {
     "data": {"tokens"},
     "model": {"tokens.sequence", "tokens.vocab"},
     "sampling": {"tokens", "model"},
-    "training": {"tokens", "data", "model"},
-    "text_to_video": {"tokens", "model", "sampling"},
+    "superres": {"tokens", "model", "sampling.logits"},
+    "training": {"tokens", "data", "model", "superres.config", "superres.models"},
+    "recipe": {"tokens.text", "sampling.logits", "superres.sample"},
+    "weights_folder": {"tokens", "model", "superres", "recipe"},
+    "text_to_video": {"tokens", "model", "sampling", "superres", "recipe", "weights_folder"},
     "generate": {"text_to_video"},
-    "assemble": {"text_to_video", "tokens"},
+    "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
-    "convert": {"tokens", "model"},
+    "convert": {"tokens", "model", "superres"},
 }
 FREE = {"cli", "__main__", "__init__"}
 

@@ -51,6 +51,21 @@ def name_table(config: VQConfig) -> dict[str, Place]:
     return table
 
 
+def official_shape(place: Place) -> tuple[int, ...]:
+    """Shape of the released array."""
+    return place.shape if place.axes is None else tuple(place.shape[axis] for axis in np.argsort(place.axes))
+
+
+def arrange(array: np.ndarray, place: Place) -> np.ndarray:
+    """A released array with our order of axes."""
+    return array if place.axes is None else array.transpose(place.axes)
+
+
+def restore(array: np.ndarray, place: Place) -> np.ndarray:
+    """The inverse of `arrange`."""
+    return array if place.axes is None else array.transpose(np.argsort(place.axes))
+
+
 def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
     """Released arrays -> the tree of VQTokenizer.
 
@@ -60,16 +75,13 @@ def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
     table = name_table(config)
     faults = [f"missing {name}" for name in sorted(table.keys() - arrays.keys())]
     faults += [f"unexpected {name}" for name in sorted(arrays.keys() - table.keys())]
-    flat = {}
-    for name in table.keys() & arrays.keys():
-        place, array = table[name], np.asarray(arrays[name])
-        fits = place.axes is None or array.ndim == len(place.axes)
-        moved = array if place.axes is None or not fits else array.transpose(place.axes)
-        if moved.shape != place.shape:
-            faults.append(f"misshapen {name}: {array.shape} gives {moved.shape}, expected {place.shape}")
-        flat[place.path] = np.ascontiguousarray(moved)
+    for name in sorted(table.keys() & arrays.keys()):
+        shape, expected = np.shape(arrays[name]), official_shape(table[name])
+        if shape != expected:
+            faults.append(f"misshapen {name}: {shape}, expected {expected}")
     if faults:
         raise ValueError("image tokenizer does not fit its config: " + "; ".join(faults))
+    flat = {place.path: np.ascontiguousarray(arrange(np.asarray(arrays[name]), place)) for name, place in table.items()}
     tree = flax.traverse_util.unflatten_dict(flat)
     return {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
 
@@ -78,12 +90,8 @@ def to_official(params: dict, config: VQConfig) -> dict[str, np.ndarray]:
     """The tree of VQTokenizer -> released names; the inverse of `from_official`, bit for bit."""
     codebook: PyTree = {field: getattr(params["codebook"], field) for field in CODEBOOK.values()}
     flat = flax.traverse_util.flatten_dict({"networks": params["networks"], "codebook": codebook})
-    arrays = {}
-    for name, place in name_table(config).items():
-        array = np.asarray(flat[place.path])
-        back = array if place.axes is None else array.transpose(np.argsort(place.axes))
-        arrays[name] = np.ascontiguousarray(back)
-    return arrays
+    table = name_table(config)
+    return {name: np.ascontiguousarray(restore(np.asarray(flat[place.path]), place)) for name, place in table.items()}
 
 
 def _layer_names(config: VQConfig) -> dict[tuple[str, ...], str]:

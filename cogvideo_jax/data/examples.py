@@ -1,17 +1,18 @@
 """One cached video -> one training example: which frames, in which slots, behind which text.
 
-| stage         | text                           | frames                                           |
-|---------------|--------------------------------|--------------------------------------------------|
-| base          | caption [+ " 高清摄影"]          | one; the suffix marks the first of the video     |
-| key frames    | "4.0秒" <n> caption             | 5 at the lowest preset rate that yields 5        |
-| interpolation | "1.0秒" <n> caption             | 5 at a random rate, those of odd time at the end |
+| stage            | text                        | frames                                           |
+|------------------|-----------------------------|--------------------------------------------------|
+| base             | caption [+ " 高清摄影"]       | one; the suffix marks the first of the video     |
+| key frames       | "4.0秒" <n> caption          | 5 at the lowest preset rate that yields 5        |
+| interpolation    | "1.0秒" <n> caption          | 5 at a random rate, those of odd time at the end |
+| super-resolution | caption                     | one, fine and coarse; a part of it is masked     |
 
 The parts of a text are tokenised one by one and joined. The text is padded on the left, as in the released
 data. Targets, loss weights and masks follow from the ClipLayout and are made in the training step.
 """
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -28,6 +29,16 @@ class Example(TypedDict):
     text: Int[np.ndarray, "S"]  # int32, padded on the left
     text_mask: Bool[np.ndarray, "S"]  # False on pads
     frames: Int[np.ndarray, "T N"]  # int32, in the order of slots
+
+
+class FineExample(TypedDict):
+    """Arrays of one example of super-resolution; "coarse" for the direct model only."""
+
+    text: Int[np.ndarray, "S"]  # int32, padded on the left
+    text_mask: Bool[np.ndarray, "S"]  # False on pads
+    coarse: NotRequired[Int[np.ndarray, "n"]]  # int32
+    fine: Int[np.ndarray, "N"]  # int32
+    masked: Bool[np.ndarray, "N"]  # True where the model has to say the token
 
 
 def base_example(
@@ -97,6 +108,31 @@ def interpolation_example(
     enough = frame_rate.enough_rates(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
     rate = enough[rng.integers(len(enough))]
     return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout, tiled=tiled)
+
+
+def fine_example(
+    clip: TokenClip,
+    rng: np.random.Generator,
+    *,
+    text: TextTokenizer,
+    text_length: int,
+    coarse: bool,
+    mask_ratios: Sequence[float],
+) -> FineExample:
+    """Super-resolution: any frame, behind the caption alone; longer texts are cut.
+
+    Args:
+      coarse: with the frame's coarse ids (direct model).
+      mask_ratios: lowest and highest share of masked fine tokens, between which it is drawn; at least one is masked.
+    """
+    index = rng.integers(len(clip.frames))
+    fine = clip.frames[index].astype(np.int32)
+    count = max(1, round(rng.uniform(*mask_ratios) * len(fine)))
+    masked = np.zeros(len(fine), bool)
+    masked[rng.permutation(len(fine))[:count]] = True
+    ids, mask = left_pad_text(text.encode(_caption(clip, rng, 0.0)), length=text_length, pad_id=text.pad_id)
+    example = FineExample(text=ids, text_mask=mask, fine=fine, masked=masked)
+    return example | {"coarse": clip.coarse[index].astype(np.int32)} if coarse else example
 
 
 def _clip_example(

@@ -249,31 +249,32 @@ def _coverage(thing: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 @functools.cache
-def _alpha(thing: str, side: int, canvas: int, angle: float) -> Float[np.ndarray, "canvas canvas"]:
-    """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas."""
-    points = (np.arange(canvas * SUPERSAMPLING) + 0.5) / SUPERSAMPLING - canvas / 2
+def _alpha(thing: str, side: int, canvas: int, angle: float, scale: int) -> Float[np.ndarray, "canvas canvas"]:
+    """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas; all times `scale`."""
+    points = (np.arange(canvas * scale * SUPERSAMPLING) + 0.5) / SUPERSAMPLING / scale - canvas / 2
     x, y = np.meshgrid(points, points)
     c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
     u, v = (c * x + s * y) / (side / 2), (c * y - s * x) / (side / 2)
     fine = _coverage(thing, u, v)
-    return fine.reshape(canvas, SUPERSAMPLING, canvas, SUPERSAMPLING).mean((1, 3))
+    pixels = canvas * scale
+    return fine.reshape(pixels, SUPERSAMPLING, pixels, SUPERSAMPLING).mean((1, 3))
 
 
 @functools.cache
-def _sprite(thing: str, colour: str, side: int, canvas: int, angle: float) -> np.ndarray:
-    """The sprite in its colour over white, uint8 [canvas, canvas, 3]."""
-    alpha = _alpha(thing, side, canvas, angle)[..., None]
+def _sprite(thing: str, colour: str, side: int, canvas: int, angle: float, scale: int) -> np.ndarray:
+    """The sprite in its colour over white, uint8 [canvas * scale, canvas * scale, 3]."""
+    alpha = _alpha(thing, side, canvas, angle, scale)[..., None]
     return np.rint(255 * (1 - alpha) + np.asarray(COLOURS[colour][0]) * alpha).astype(np.uint8)
 
 
-def render(spec: MotionSpec) -> UInt8[np.ndarray, "33 64 64 3"]:
-    """The pixels of a clip."""
-    frames = np.full((FRAMES, SIZE, SIZE, 3), 255, np.uint8)
-    corners = path(spec).astype(int) - _canvas_sides(spec.action)[:, None] // 2
+def render(spec: MotionSpec, *, scale: int = 1) -> UInt8[np.ndarray, "33 64*scale 64*scale 3"]:
+    """The pixels of a clip; with `scale` the same clip in finer drawing, every length that many times as long."""
+    frames = np.full((FRAMES, SIZE * scale, SIZE * scale, 3), 255, np.uint8)
+    corners = scale * (path(spec).astype(int) - _canvas_sides(spec.action)[:, None] // 2)
     looks = zip(sides(spec).tolist(), _canvas_sides(spec.action).tolist(), angles(spec).tolist())
     for frame, (x, y), (side, canvas, angle) in zip(frames, corners.tolist(), looks):
-        sprite = _sprite(spec.object, spec.colour, side, canvas, angle)
-        frame[y : y + canvas, x : x + canvas] = sprite
+        sprite = _sprite(spec.object, spec.colour, side, canvas, angle, scale)
+        frame[y : y + len(sprite), x : x + len(sprite)] = sprite
     return frames
 
 

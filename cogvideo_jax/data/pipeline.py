@@ -13,11 +13,11 @@ import grain
 import numpy as np
 
 from cogvideo_jax.data.clips import Clip, ReadableClips
-from cogvideo_jax.data.examples import Example
+from cogvideo_jax.data.examples import Example, FineExample
 from cogvideo_jax.data.tokenize import TokenClip
 from cogvideo_jax.notation import UInt8
 
-MakeExample = Callable[[TokenClip, np.random.Generator], Example]
+MakeExample = Callable[[TokenClip, np.random.Generator], Example | FineExample]
 
 READ_THREADS = 2
 PREFETCHED = 64  # examples read ahead by these threads
@@ -32,7 +32,7 @@ def token_batches(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-) -> grain.DatasetIterator[Example]:
+) -> grain.DatasetIterator[Example | FineExample]:
     """Batches of training examples.
 
     Args:
@@ -42,7 +42,8 @@ def token_batches(
       seed: order of the clips and randomness of the examples.
       process_index, process_count: which part of the clips is read here.
     Returns:
-      An iterator of dicts: text int32 [B, S], text_mask bool [B, S], frames int32 [B, T, N].
+      An iterator of dicts of arrays with a leading batch axis, e.g. text int32 [B, S], text_mask bool [B, S],
+      frames int32 [B, T, N].
     Raises:
       ValueError: sizes that do not divide, or fewer clips than processes.
     """

@@ -2,7 +2,7 @@
 
     cache/
       plan.json                     what the cache is made of; a second run must agree with it
-      shard-00000.array_record      records: msgpack of {frames [T, N], texts, fps, name}
+      shard-00000.array_record      records: msgpack of {frames [T, N], coarse [T, n] if asked for, texts, fps, name}
       shard-00000.json              written last: the shard is whole; clips in it, and what was skipped
       meta.json                     written at the very end: the plan, grid, numbers of clips, skipped list
 
@@ -38,6 +38,7 @@ class TokenClip(NamedTuple):
     fps: float  # frames/s
     texts: tuple[str, ...]  # captions
     name: str
+    coarse: Int[np.ndarray, "T n"] | None = None  # codes of the same frames made smaller, for super-resolution
 
 
 # Writing ---------------------------------------------------------------------------------------------
@@ -52,6 +53,7 @@ def write_token_cache(
     top_fps: float = 8.0,
     clips_per_shard: int = 256,
     frames_per_call: int = 256,
+    coarse_size: int | None = None,
 ) -> "TokenCache":
     """Encodes every clip of the source and returns the finished cache.
 
@@ -65,6 +67,7 @@ def write_token_cache(
       top_fps: frames/s of the cache; clips of a higher rate are thinned out.
       clips_per_shard: rows of the source to a file.
       frames_per_call: frames of one call of `encode`.
+      coarse_size: also keep the ids of the frames made smaller, this many pixels a side: what super-resolution reads.
     Raises:
       ValueError: the folder holds a cache of other settings, or no clip could be used.
     """
@@ -75,6 +78,7 @@ def write_token_cache(
         "clips_per_shard": clips_per_shard,
         "rows": len(source),
         "source": _digest(source),
+        "coarse_size": coarse_size,
     }
     _agree_on(plan, out)
     if not (out / "meta.json").exists():
@@ -84,7 +88,7 @@ def write_token_cache(
                 rows = range(start, min(start + clips_per_shard, len(source)))
                 if not _shard_notes(out, shard).exists():
                     clips = _readable(source, rows, top_fps=top_fps)
-                    encoded = _encoded(clips, encode, frames_per_call=frames_per_call)
+                    encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
                     _write_shard(out, shard, encoded, source=source, rows=rows)
                 bar.update(len(rows))
                 logging.info("tokenized shard %d of %d", shard + 1, len(starts))
@@ -124,44 +128,67 @@ def _readable(source: ClipSource, rows: Iterable[int], *, top_fps: float) -> Ite
         yield clip
 
 
-def _encoded(clips: Iterable[Clip], encode: Encode, *, frames_per_call: int) -> Iterator[TokenClip]:
+def _encoded(
+    clips: Iterable[Clip], encode: Encode, *, frames_per_call: int, coarse_size: int | None
+) -> Iterator[TokenClip]:
     """Encodes several clips in one call: their frames are joined, cut to full calls, the last padded."""
     waiting: list[Clip] = []
     for clip in clips:
         waiting.append(clip)
         if sum(len(clip.frames) for clip in waiting) >= frames_per_call:
-            yield from _encode_together(waiting, encode, frames_per_call)
+            yield from _encode_together(waiting, encode, frames_per_call, coarse_size)
             waiting = []
     if waiting:
-        yield from _encode_together(waiting, encode, frames_per_call)
+        yield from _encode_together(waiting, encode, frames_per_call, coarse_size)
 
 
-def _encode_together(clips: list[Clip], encode: Encode, frames_per_call: int) -> Iterator[TokenClip]:
+def _encode_together(
+    clips: list[Clip], encode: Encode, frames_per_call: int, coarse_size: int | None
+) -> Iterator[TokenClip]:
     frames = np.concatenate([clip.frames for clip in clips])
     padded = np.pad(frames, ((0, -len(frames) % frames_per_call), (0, 0), (0, 0), (0, 0)))
-    calls = [np.asarray(encode(part)) for part in np.split(padded, len(padded) // frames_per_call)]
-    ids = np.concatenate(calls)[: len(frames)]
-    ends = np.cumsum([len(clip.frames) for clip in clips])
-    for clip, part in zip(clips, np.split(ids, ends[:-1])):
-        yield TokenClip(part, clip.fps, clip.texts, clip.name)
+    calls = np.split(padded, len(padded) // frames_per_call)
+    ends = np.cumsum([len(clip.frames) for clip in clips])[:-1]
+    fine = np.split(np.concatenate([np.asarray(encode(part)) for part in calls])[: len(frames)], ends)
+    coarse = [None] * len(clips)
+    if coarse_size is not None:
+        ids = np.concatenate([np.asarray(encode(shrink(part, side=coarse_size))) for part in calls])
+        coarse = np.split(ids[: len(frames)], ends)
+    for clip, ids, coarse_ids in zip(clips, fine, coarse):
+        yield TokenClip(ids, clip.fps, clip.texts, clip.name, coarse_ids)
+
+
+def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarray, "T side side 3"]:
+    """Square frames made smaller by a whole factor: each pixel is the rounded mean of those that it covers.
+
+    Raises:
+      ValueError: `side` does not divide the frames' side.
+    """
+    count, size = frames.shape[:2]
+    if side < 1 or size % side:
+        raise ValueError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
+    factor = size // side
+    blocks = frames.reshape(count, side, factor, side, factor, 3)
+    return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range) -> None:
     path = _shard_path(out, shard)
     part = path.with_suffix(".part")
     writer = ArrayRecordWriter(str(part), "group_size:1")
-    clips, tokens, shortest = 0, 0, math.inf
+    clips, tokens, coarse_tokens, shortest = 0, 0, None, math.inf
     try:
         for clip in encoded:
             writer.write(_pack(clip))
             clips, tokens = clips + 1, clip.frames.shape[1]
+            coarse_tokens = None if clip.coarse is None else clip.coarse.shape[1]
             shortest = min(shortest, len(clip.frames) / clip.fps)
     finally:
         writer.close()
     os.replace(part, path)
     names = {source.name(row) for row in rows}
     skipped = [list(entry) for entry in source.skipped if entry[0] in names]
-    notes = {"clips": clips, "frame_tokens": tokens, "skipped": skipped}
+    notes = {"clips": clips, "frame_tokens": tokens, "coarse_tokens": coarse_tokens, "skipped": skipped}
     _write_json(_shard_notes(out, shard), notes | {"shortest_seconds": shortest if clips else None})
 
 
@@ -172,10 +199,11 @@ def _write_meta(out: Path, plan: dict, *, shards: int, source: ClipSource) -> No
     unlisted = [list(entry) for entry in source.skipped if list(entry) not in damaged]  # e.g. lines of captions.jsonl
     if not full:
         raise ValueError(f"not one clip could be used: {damaged[:3]}")
-    frame_tokens = full[0]["frame_tokens"]
+    frame_tokens, coarse_tokens = full[0]["frame_tokens"], full[0].get("coarse_tokens")
     meta = {
         "grid": math.isqrt(frame_tokens),
         "frame_tokens": frame_tokens,
+        "coarse_grid": None if coarse_tokens is None else math.isqrt(coarse_tokens),
         "clips": sum(note["clips"] for note in notes),
         "clips_in_shard": [note["clips"] for note in notes],
         "shortest_seconds": min(note["shortest_seconds"] for note in full),
@@ -204,9 +232,14 @@ def _read_json(path: Path) -> dict:
 
 
 def _pack(clip: TokenClip) -> bytes:
-    smallest = np.uint16 if clip.frames.max(initial=0) <= np.iinfo(np.uint16).max else np.int32
-    record = {"frames": clip.frames.astype(smallest), "texts": list(clip.texts)}
-    return serialization.msgpack_serialize(record | {"fps": float(clip.fps), "name": clip.name})
+    record = {"frames": _smallest(clip.frames), "texts": list(clip.texts), "fps": float(clip.fps), "name": clip.name}
+    coarse = {} if clip.coarse is None else {"coarse": _smallest(clip.coarse)}
+    return serialization.msgpack_serialize(record | coarse)
+
+
+def _smallest(ids: Int[np.ndarray, "T N"]) -> np.ndarray:
+    """The ids in 16 bits if they fit."""
+    return ids.astype(np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.int32)
 
 
 # Reading ---------------------------------------------------------------------------------------------
@@ -245,10 +278,17 @@ class TokenCache:
         """h = w of the token grid."""
         return self.meta["grid"]
 
+    @property
+    def coarse_grid(self) -> int | None:
+        """h = w of the smaller frames' token grid; None in a cache without them."""
+        return self.meta.get("coarse_grid")
+
     def __len__(self) -> int:
         return self.meta["clips"]
 
     def __getitem__(self, row: int) -> TokenClip:
         record = serialization.msgpack_restore(self._records[row])
-        frames = record["frames"].astype(np.int32)
-        return TokenClip(frames, record["fps"], tuple(record["texts"]), record["name"])
+        coarse = record["coarse"].astype(np.int32) if "coarse" in record else None
+        return TokenClip(
+            record["frames"].astype(np.int32), record["fps"], tuple(record["texts"]), record["name"], coarse
+        )

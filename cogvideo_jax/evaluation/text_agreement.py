@@ -104,7 +104,8 @@ def generate_and_judge(
     """Generates a video of each prompt and reads it; the batch size does not change the videos."""
 
     def make(batch: list[Prompt], rngs: Key[Array, "B"]) -> list[Judgement]:
-        return [judge(frames) for frames in video([prompt.text for prompt in batch], rngs)]
+        frames = video([prompt.text for prompt in batch], rngs, upscale=False)
+        return [judge(clip) for clip in frames]
 
     return _in_batches(make, prompts, rng, batch_size=batch_size)
 
@@ -173,7 +174,8 @@ def interpolation_error(
 
     def make(batch: list[motion.MotionSpec], rngs: Key[Array, "B"]) -> UInt8[np.ndarray, "B T H W 3"]:
         keys = np.stack([motion.render(spec)[_is_key_frame(motion.FRAMES)] for spec in batch])
-        return video.interpolate(keys, [motion.captions(spec)[0] for spec in batch], rngs)
+        texts = [motion.captions(spec)[0] for spec in batch]
+        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, upscale=False)
 
     tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
     for spec, made in zip(clips, _in_batches(make, clips, rng, batch_size=batch_size)):

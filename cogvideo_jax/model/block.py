@@ -46,22 +46,46 @@ class Call:
     train: bool = flax.struct.field(pytree_node=False)
 
 
-class Block(nn.Module):
+class Sandwich(nn.Module):
+    """What all layers share: the norms around the attention and around the MLP. A subclass says what is attended to.
+
+    Attributes:
+      config: sizes; those of super-resolution have the same names.
+      dtype: compute type.
+    """
+
+    config: Any
+    dtype: Any
+
+    def _add(self, x: Float[Array, "B L D"], attended: Float[Array, "B L D"], call) -> Float[Array, "B L D"]:
+        """x with its two residuals: the attention's and the MLP's."""
+        x = x + self._norm("norm_attention_out", attended)
+        inner = Mlp(self.config.mlp_width, self.config.layers, self.dtype, name="mlp")(self._norm("norm_mlp_in", x))
+        inner = self._dropout(call)(inner)
+        return x + self._norm("norm_mlp_out", inner)
+
+    def _projections(self, name: str, out_init) -> Projections:
+        config = self.config
+        return Projections(config.heads, config.head_size, config.layers, self.dtype, out_init, name=name)
+
+    def _norm(self, name: str, x: Array) -> Array:
+        return layer_norm(name)(x).astype(self.dtype)
+
+    def _dropout(self, call) -> nn.Dropout:
+        return nn.Dropout(self.config.dropout, deterministic=not call.train)
+
+
+class Block(Sandwich):
     """A layer that works on all positions, or on one token against a cache."""
 
     config: TransformerConfig
-    dtype: Any
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"], layer: tuple, call: Call):
         """`layer` = (1 in shifted layers, this layer's caches or None). Returns x and the keys and values to keep."""
         shifted, past = layer
         attended, keys = self._attention(self._norm("norm_attention_in", x), shifted, past, call)
-        x = x + self._norm("norm_attention_out", attended)
-        inner = Mlp(self.config.mlp_width, self.config.layers, self.dtype, name="mlp")(self._norm("norm_mlp_in", x))
-        inner = self._dropout(call)(inner)
-        x = x + self._norm("norm_mlp_out", inner)
-        return x, keys if call.keep_keys or call.index is not None else None
+        return self._add(x, attended, call), keys if call.keep_keys or call.index is not None else None
 
     def _attention(self, u, shifted, past, call: Call):
         """Both channels and their mixture. Returns [B L D] and (spatial, temporal) keys and values."""
@@ -109,16 +133,6 @@ class Block(nn.Module):
         local = caches.cached_and_self(channel.frames, keys, visible)
         weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
         return attend(query[:, None], channel.text, local=local, **weights)[:, 0]
-
-    def _projections(self, name: str, out_init) -> Projections:
-        config = self.config
-        return Projections(config.heads, config.head_size, config.layers, self.dtype, out_init, name=name)
-
-    def _norm(self, name: str, x: Array) -> Array:
-        return layer_norm(name)(x).astype(self.dtype)
-
-    def _dropout(self, call: Call) -> nn.Dropout:
-        return nn.Dropout(self.config.dropout, deterministic=not call.train)
 
 
 class Mlp(nn.Module):

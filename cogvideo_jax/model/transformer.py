@@ -17,8 +17,8 @@ from cogvideo_jax.model.config import Compat, TransformerConfig
 from cogvideo_jax.notation import Array, Bool, Float, Int
 
 
-class Transformer(nn.Module):
-    """Hidden states and logits of one layout.
+class Backbone(nn.Module):
+    """Tables, layers, final norm and head: what the video model shares with super-resolution.
 
     Attributes:
       config: every dimension.
@@ -26,30 +26,69 @@ class Transformer(nn.Module):
       remat: recompute each layer in the backward pass instead of keeping its activations.
     """
 
-    config: TransformerConfig
+    config: Any
     dtype: Any = jnp.float32
     remat: bool = False
 
-    def setup(self):
+    def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
+        """Called by a subclass's setup.
+
+        Args:
+          block: one layer; all are one scanned body.
+          in_axes: what of its arguments differs by layer, as in `nn.scan`.
+          extra_positions: rows of the added position table; None for a model without.
+        """
         config = self.config
         table = partitioned(matrix_init, "vocab", "embed")
         positions = partitioned(matrix_init, None, "embed")
         self.token_table = self.param("token_table", table, (config.vocab_size, config.width))
         self.position_table = self.param("position_table", positions, (config.base_positions, config.width))
-        if config.temporal:
-            shape = (config.extra_positions, config.width)
-            self.extra_positions = self.param("extra_positions", positions, shape)
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
+        if extra_positions is not None:
+            self.extra_positions = self.param("extra_positions", positions, (extra_positions, config.width))
+        block = nn.remat(block, prevent_cse=False) if self.remat else block
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
+            in_axes=in_axes,
             length=config.layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )(config, self.dtype)
         self.norm_final = layer_norm(None)
         self.embedding_dropout = nn.Dropout(config.dropout)
+
+    def image_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... C"]:
+        """Float32 logits over the image codes, the only ids that are generated or trained."""
+        return _project(hidden, self.token_table[: self.config.image_codes])
+
+    def all_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Float32 logits over the whole vocabulary."""
+        return _project(hidden, self.token_table)
+
+    def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
+        return self.token_table[ids].astype(self.dtype)
+
+    def _embed_text(self, text: Int[Array, "B S"], text_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Left-padded ids; positions count from the first that is no pad."""
+        position = jnp.maximum(jnp.cumsum(text_mask, axis=1) - 1, 0)
+        return self._embed_tokens(text) + self.position_table[position].astype(self.dtype)
+
+
+class Transformer(Backbone):
+    """Hidden states and logits of one layout."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        extra = self.config.extra_positions if self.config.temporal else None
+        self._make(Block, in_axes=(0, nn.broadcast), extra_positions=extra)
+
+    @nn.nowrap
+    def empty_inputs(self) -> tuple[Array, ...]:
+        """One row of what `__call__` reads, for its shapes."""
+        layout = self.config.layout
+        text = jnp.zeros((1, layout.text_length), jnp.int32)
+        return text, text == 0, jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
 
     def __call__(
         self,
@@ -106,18 +145,9 @@ class Transformer(nn.Module):
         cache = caches.write(cache, keys, index, self.config.layout.frame_tokens)
         return self.norm_final(x)[:, 0], cache
 
-    def image_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... C"]:
-        """Float32 logits over the image codes, the only ids that are generated or trained."""
-        return _project(hidden, self.token_table[: self.config.image_codes])
-
-    def all_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Float32 logits over the whole vocabulary."""
-        return _project(hidden, self.token_table)
-
     def _whole(self, text, text_mask, frames, text_log_weight, compat=Compat.EXACT, keep_keys=False, train=False):
         batch, slots, frame_tokens = frames.shape
-        position = jnp.maximum(jnp.cumsum(text_mask, axis=1) - 1, 0)
-        x_text = self._embed_tokens(text) + self.position_table[position].astype(self.dtype)
+        x_text = self._embed_text(text, text_mask)
         x_frames = self._embed_tokens(frames.reshape(batch, slots * frame_tokens))
         x_frames = x_frames + self._frame_positions()[: slots * frame_tokens].astype(self.dtype)
         x = jnp.concatenate([x_text, x_frames], axis=1)
@@ -125,9 +155,6 @@ class Transformer(nn.Module):
         call = Call(text_mask, text_log_weight, None, compat, keep_keys, train)
         x, keys = self.layers(x, (self._shifted(), None), call)
         return self.norm_final(x), keys
-
-    def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
-        return self.token_table[ids].astype(self.dtype)
 
     def _frame_positions(self) -> Float[Array, "TN D"]:
         """Position rows in slot order: time 0 from the inherited table, later times from the added one."""
@@ -149,5 +176,5 @@ def _project(hidden: Float[Array, "... D"], table: Float[Array, "V D"]) -> Float
 
 
 def is_added(path: tuple[str, ...]) -> bool:
-    """True for the parameters that CogVideo adds to CogView2: temporal channel, alpha, extra positions."""
-    return any(name in {"temporal", "temporal_alpha", "extra_positions"} for name in path)
+    """True for what is added to CogView2: temporal channel and alpha, super-resolution's local channel, positions."""
+    return any(name in {"temporal", "temporal_alpha", "local", "extra_positions"} for name in path)

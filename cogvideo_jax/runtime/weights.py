@@ -9,6 +9,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header
 
 
 def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
@@ -37,3 +38,16 @@ def load_weights(path: str | Path) -> tuple[PyTree, dict]:
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
         raise ValueError(f"{path} is not a weights file of this project, or it is damaged") from error
     return unflatten_dict(flat, sep="/"), description
+
+
+def read_description(path: str | Path) -> tuple[dict[str, Leaf], dict]:
+    """What `load_weights` would give, without the arrays: path "a/b/c" -> type and shape, and the description.
+
+    Raises:
+      ValueError: one sentence, if the file is missing, damaged or lacks the description.
+    """
+    leaves, metadata = read_header(path)
+    try:
+        return leaves, json.loads(metadata["description"])
+    except (KeyError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a weights file of this project") from error

@@ -74,6 +74,27 @@ def cluster_logits(
     return jnp.where(totals >= lowest_kept, jnp.log(totals), FORBIDDEN)  # ties at the border all survive
 
 
+def sample_top_k(
+    rngs: Key[Array, "B"], logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: int, greedy: bool
+) -> Int[Array, "B"]:
+    """Draws one of each row's `top_k` most likely codes; the logits come divided by the temperature.
+
+    Args:
+      top_k: a number that may be traced, so that rounds with different numbers are one compiled body.
+      most: the largest `top_k` there is.
+      greedy: the most likely code instead.
+    """
+    kept = top_k_logits(logits.astype(jnp.float32), top_k=top_k, most=most)
+    return jnp.argmax(kept, axis=-1) if greedy else jax.vmap(jax.random.categorical)(rngs, kept)
+
+
+def top_k_logits(logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: int) -> Float[Array, "B C"]:
+    """All but the `top_k` highest of each row forbidden; ties at the border all survive."""
+    highest = jax.lax.top_k(logits, min(most, logits.shape[1]))[0]
+    lowest_kept = jnp.take(highest, jnp.minimum(top_k, highest.shape[1]) - 1, axis=1)
+    return jnp.where(logits >= lowest_kept[:, None], logits, FORBIDDEN)
+
+
 def token_probabilities(
     logits: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
 ) -> Float[Array, "B C"]:

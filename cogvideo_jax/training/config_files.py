@@ -18,10 +18,19 @@ _TOKENIZER = {
     "data": "name size data_dir train_clips test_clips frames_per_clip",
 }
 _TRANSFORMER = {"data": "cache text_model"}
+_STARTS = {
+    "base": [],
+    "stage1": ["base", "added"],
+    "stage2": ["base", "added"],
+    "superres": ["base", "train_inherited"],
+    "itersr": ["base", "train_inherited"],
+}
 _EXAMPLE = {
     "base": {"example": "first_frame_suffix first_frame_probability text_dropout"},
     "stage1": {"example": "rates text_dropout"},
     "stage2": {"example": "rates tiled text_dropout"},
+    "superres": {"example": "mask_ratios"},
+    "itersr": {"example": "mask_ratios"},
 }
 
 
@@ -35,10 +44,10 @@ def check_keys(config: ConfigDict) -> None:
     if part == "tokenizer":
         plain, sections = _SETTINGS, _SECTIONS | _TOKENIZER
     elif part in _EXAMPLE:
-        plain = [*_SETTINGS, "dtype", "remat", *([] if part == "base" else ["base", "added"])]
+        plain = [*_SETTINGS, "dtype", "remat", *_STARTS[part]]
         sections = _SECTIONS | _TRANSFORMER | _EXAMPLE[part]
     else:
-        raise ValueError(f"part must be tokenizer, base, stage1 or stage2, got {part!r}")
+        raise ValueError(f"part must be tokenizer, {', '.join(_EXAMPLE)}; got {part!r}")
     expected = set(plain) | {f"{name}.{key}" for name, keys in sections.items() for key in keys.split()}
     found = {name for name, value in config.items() if not isinstance(value, ConfigDict)}
     found |= {

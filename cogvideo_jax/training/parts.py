@@ -1,4 +1,4 @@
-"""The four parts that `cogvideo train` trains, each as what the one loop needs: state, step, batches, export.
+"""The parts that `cogvideo train` trains, each as what the one loop needs: state, step, batches, export.
 
 | part      | learns                        | from                             | starts from             |
 |-----------|-------------------------------|----------------------------------|-------------------------|
@@ -6,6 +6,8 @@
 | base      | text -> one frame             | cached ids, one frame            | random                  |
 | stage1    | attention-plus for key frames | cached ids, lowest frame rate    | base                    |
 | stage2    | attention-plus between frames | cached ids, several frame rates  | base (and stage 1's)    |
+| superres  | coarse -> fine ids at once    | cached fine and coarse ids       | base                    |
+| itersr    | gaps in fine ids              | cached fine ids                  | base                    |
 """
 
 import dataclasses
@@ -23,15 +25,16 @@ from cogvideo_jax.data.clips import open_source
 from cogvideo_jax.data.pipeline import frame_batches, token_batches
 from cogvideo_jax.data.tokenize import TokenCache
 from cogvideo_jax.model import config as presets
-from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.transformer import Backbone, Transformer
 from cogvideo_jax.notation import Array, Key, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.superres.config import from_dict as superres_from_dict
+from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.tokens.text import TextTokenizer
 from cogvideo_jax.tokens.vq_networks import config_from_dict
 from cogvideo_jax.training import state as states
-from cogvideo_jax.training.transformer_step import train_step
+from cogvideo_jax.training import superres_step, transformer_step
 from cogvideo_jax.training.vq_step import init_vq_state, vq_train_step
 
 
@@ -65,7 +68,19 @@ def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
         return _tokenizer(config, mesh)
     if config.part in ("base", "stage1", "stage2"):
         return _transformer(config, mesh)
-    raise ValueError(f"part must be tokenizer, base, stage1 or stage2, got {config.part!r}")
+    if config.part in ("superres", "itersr"):
+        return _super_resolution(config, mesh)
+    raise ValueError(f"part must be tokenizer, {', '.join(MODELS)}; got {config.part!r}")
+
+
+def build_model(config: ConfigDict) -> Backbone:
+    """The transformer of every part but the tokenizer.
+
+    Raises:
+      ValueError: `config.model` has unknown or missing keys, or sizes that do not fit together.
+    """
+    model, read = MODELS[config.part]
+    return model(read(config.model.to_dict()), dtype=config.dtype, remat=config.remat)
 
 
 def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
@@ -102,33 +117,89 @@ def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
 
 
 def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
-    cache = TokenCache(config.data.cache)
-    model_config = presets.from_dict(config.model.to_dict())
-    text = TextTokenizer.from_file(config.data.text_model, image_codes=model_config.image_codes)
-    _check_vocabulary(model_config, text, cache)
-    _check_lengths(config, cache, frames=model_config.layout.frames)
-    model = Transformer(model_config, dtype=config.dtype, remat=config.remat)
-    tx = states.make_optimizer(config.optimizer, steps=config.steps)
+    model = build_model(config)
+    layout = model.config.layout
+    cache, text = _open_data(config, model, grid=layout.grid)
+    _check_lengths(config, cache, frames=layout.frames)
     params = states.init_params(model, jax.random.key(config.seed), mesh)
-    if config.part == "base":
-        frozen, trained = {}, params
-    else:
+    if config.part != "base":
         params = states.inherit_base(params, load_weights(config.base)[0], model)
         if config.added:
             added = flatten_dict(load_weights(config.added)[0])
             params = unflatten_dict(flatten_dict(params) | added)
-        frozen, trained = states.split_added(params)
-    shardings = meshes.shardings(states.abstract_params(model), mesh)
-    frozen_sharding, trained_sharding = ({}, shardings) if config.part == "base" else states.split_added(shardings)
-    state_sharding = states.state_shardings(trained, trained_sharding, tx, mesh)
-    create = jax.jit(functools.partial(states.TrainState.create, tx=tx), out_shardings=state_sharding)
-    step = functools.partial(train_step, model=model, tx=tx)
-    make_example = functools.partial(
-        EXAMPLES[config.part], text=text, layout=model_config.layout, **config.example.to_dict()
+    make_example = functools.partial(EXAMPLES[config.part], text=text, layout=layout, **config.example.to_dict())
+    return _trained_part(
+        config,
+        mesh,
+        model=model,
+        params=params,
+        freeze=config.part != "base",
+        loss=transformer_step.loss_and_metrics,
+        make_example=make_example,
+        cache=cache,
+        length=layout.length,
     )
 
+
+def _super_resolution(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
+    model = build_model(config)
+    sizes = model.config
+    cache, text = _open_data(config, model, grid=sizes.fine_grid)
+    if sizes.coarse and cache.coarse_grid != sizes.coarse.grid:
+        raise ValueError(
+            f"the model enlarges {sizes.coarse.grid} x {sizes.coarse.grid} tokens, but the coarse grid of the token "
+            f"cache is {cache.coarse_grid}; tokenize with --coarse-size"
+        )
+    base, description = load_weights(config.base)
+    params = superres_step.inherit_fine(
+        states.init_params(model, jax.random.key(config.seed), mesh),
+        base,
+        base_config=presets.from_dict(description.get("config")),
+        config=sizes,
+    )
+    make_example = functools.partial(
+        examples.fine_example,
+        text=text,
+        text_length=sizes.text_length,
+        coarse=sizes.coarse is not None,
+        **config.example.to_dict(),
+    )
+    return _trained_part(
+        config,
+        mesh,
+        model=model,
+        params=params,
+        freeze=not config.train_inherited,
+        loss=superres_step.loss_and_metrics,
+        make_example=make_example,
+        cache=cache,
+        length=sizes.length,
+    )
+
+
+def _trained_part(
+    config: ConfigDict,
+    mesh: jax.sharding.Mesh,
+    *,
+    model: Backbone,
+    params: PyTree,
+    freeze: bool,
+    loss: Callable,
+    make_example: Callable,
+    cache: TokenCache,
+    length: int,
+) -> Part:
+    """The part of a transformer whose parameters stand ready; `freeze` trains only what is added to the base."""
+    tx = states.make_optimizer(config.optimizer, steps=config.steps)
+    shardings = meshes.shardings(states.abstract_params(model), mesh)
+    split = states.split_added if freeze else functools.partial(states.Split, {})
+    (frozen, trained), (frozen_sharding, trained_sharding) = split(params), split(shardings)
+    state_sharding = states.state_shardings(trained, trained_sharding, tx, mesh)
+    create = jax.jit(functools.partial(states.TrainState.create, tx=tx), out_shardings=state_sharding)
+    step = functools.partial(transformer_step.train_step, model=model, tx=tx, loss=loss)
+
     def export(state, path):
-        description = {"kind": config.part, "config": dataclasses.asdict(model_config)}
+        description = {"kind": config.part, "config": dataclasses.asdict(model.config)}
         save_weights(path, jax.device_get(state.trained), description | {"tokenizer": cache.fingerprint})
 
     return Part(
@@ -136,7 +207,7 @@ def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
         frozen=jax.device_put(frozen, frozen_sharding),
         step=jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, meshes.replicated(mesh))),
         batches=token_batches(cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()),
-        tokens_per_batch=config.batch_size * model_config.layout.length,
+        tokens_per_batch=config.batch_size * length,
         export=export,
     )
 
@@ -149,16 +220,27 @@ EXAMPLES = {
 }
 
 
-def _check_vocabulary(model: TransformerConfig, text: TextTokenizer, cache: TokenCache) -> None:
-    if cache.grid != model.layout.grid:
+MODELS = {
+    "base": (Transformer, presets.from_dict),
+    "stage1": (Transformer, presets.from_dict),
+    "stage2": (Transformer, presets.from_dict),
+    "superres": (DirectSuperResolution, superres_from_dict),
+    "itersr": (IterativeSuperResolution, superres_from_dict),
+}
+
+
+def _open_data(config: ConfigDict, model: Backbone, *, grid: int) -> tuple[TokenCache, TextTokenizer]:
+    """Token cache and text model, after making sure that the model can read their ids."""
+    cache = TokenCache(config.data.cache)
+    text = TextTokenizer.from_file(config.data.text_model, image_codes=model.config.image_codes)
+    if cache.grid != grid:
+        raise ValueError(f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {grid}")
+    if text.vocabulary.boi > model.config.boi:
         raise ValueError(
-            f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {model.layout.grid}"
+            f"the text model has {text.vocabulary.text_pieces} pieces behind {model.config.image_codes} image codes, "
+            f"so boi must be {text.vocabulary.boi} or more; the config has {model.config.boi}"
         )
-    if text.vocabulary.boi > model.boi:
-        raise ValueError(
-            f"the text model has {text.vocabulary.text_pieces} pieces behind {model.image_codes} image codes, "
-            f"so boi must be {text.vocabulary.boi} or more; the config has {model.boi}"
-        )
+    return cache, text
 
 
 def _check_lengths(config: ConfigDict, cache: TokenCache, *, frames: int) -> None:

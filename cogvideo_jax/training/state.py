@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from cogvideo_jax.model.transformer import Transformer, is_added
+from cogvideo_jax.model.transformer import Backbone, Transformer, is_added
 from cogvideo_jax.notation import Array, Int, Key, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 
@@ -55,7 +55,7 @@ class Split(NamedTuple):
 
 
 def split_added(params: PyTree) -> Split:
-    """Inherited parameters are frozen, those CogVideo adds are trained."""
+    """Inherited parameters are frozen, those added to CogView2 are trained."""
     flat = flatten_dict(params)
     frozen = {path: leaf for path, leaf in flat.items() if not is_added(path)}
     trained = {path: leaf for path, leaf in flat.items() if is_added(path)}
@@ -68,23 +68,16 @@ def merge(frozen: PyTree, trained: PyTree) -> PyTree:
     return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
 
 
-def abstract_params(model: Transformer) -> PyTree:
+def abstract_params(model: Backbone) -> PyTree:
     """Shapes of all parameters, with their logical axes."""
-    layout = model.config.layout
-    text = jax.ShapeDtypeStruct((1, layout.text_length), jnp.int32)
-    mask = jax.ShapeDtypeStruct(text.shape, jnp.bool_)
-    frames = jax.ShapeDtypeStruct((1, layout.frames, layout.frame_tokens), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), text, mask, frames)["params"]
+    return jax.eval_shape(lambda rng: model.init(rng, *model.empty_inputs()), jax.random.key(0))["params"]
 
 
-def init_params(model: Transformer, rng: Key[Array, ""], mesh: Mesh) -> PyTree:
+def init_params(model: Backbone, rng: Key[Array, ""], mesh: Mesh) -> PyTree:
     """Fresh parameters, born on the devices where they stay."""
-    layout = model.config.layout
 
     def init(rng):
-        text = jnp.zeros((1, layout.text_length), jnp.int32)
-        frames = jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
-        return nn.meta.unbox(model.init(rng, text, text == 0, frames)["params"])
+        return nn.meta.unbox(model.init(rng, *model.empty_inputs())["params"])
 
     return jax.jit(init, out_shardings=meshes.shardings(abstract_params(model), mesh))(rng)
 
@@ -98,16 +91,7 @@ def inherit_base(params: PyTree, base: PyTree, model: Transformer) -> PyTree:
     Raises:
       ValueError: if the base has other sizes.
     """
-    config = model.config
-    flat, inherited = flatten_dict(params), flatten_dict(base)
-    wrong = [
-        "/".join(path)
-        for path, leaf in flat.items()
-        if not is_added(path) and (path not in inherited or inherited[path].shape != leaf.shape)
-    ]
-    if wrong:
-        raise ValueError(f"the base does not fit this model: {wrong[0]} and {len(wrong) - 1} more differ in shape")
-    flat |= {path: jnp.asarray(inherited[path]) for path in flat if path in inherited}
+    config, flat = model.config, overlay_base(params, base)
     if config.temporal:
         start, n = config.first_frame_position, config.layout.frame_tokens
         rows = flat[("position_table",)][start : start + n]
@@ -116,6 +100,23 @@ def inherit_base(params: PyTree, base: PyTree, model: Transformer) -> PyTree:
         for name in ("qkv_kernel", "qkv_bias"):
             flat[("layers", "temporal", name)] = jnp.array(flat[("layers", "spatial", name)])
     return unflatten_dict(flat)
+
+
+def overlay_base(params: PyTree, base: PyTree) -> dict[tuple[str, ...], Array]:
+    """Path -> leaf of a fresh tree, the base's weights in place of those that it has.
+
+    Raises:
+      ValueError: if the base has other sizes.
+    """
+    flat, inherited = flatten_dict(params), flatten_dict(base)
+    wrong = [
+        "/".join(path)
+        for path, leaf in flat.items()
+        if not is_added(path) and (path not in inherited or inherited[path].shape != leaf.shape)
+    ]
+    if wrong:
+        raise ValueError(f"the base does not fit this model: {wrong[0]} and {len(wrong) - 1} more differ in shape")
+    return flat | {path: jnp.asarray(inherited[path]) for path in flat if path in inherited}
 
 
 def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:

@@ -1,9 +1,14 @@
-"""One optimisation step of the base, of stage 1 or of stage 2: they differ in layout and in what is frozen only."""
+"""One optimisation step of the base, of stage 1 or of stage 2: they differ in layout and in what is frozen only.
+
+Super-resolution takes the same step with a loss of its own (superres_step.py).
+"""
+
+from collections.abc import Callable
 
 import jax
 import optax
 
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.transformer import Backbone, Transformer
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.tokens.sequence import shift_right
 from cogvideo_jax.training.losses import frame_losses, token_losses
@@ -37,13 +42,14 @@ def train_step(
     batch: dict,
     rng: Key[Array, ""],
     *,
-    model: Transformer,
+    model: Backbone,
     tx: optax.GradientTransformation,
+    loss: Callable = loss_and_metrics,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Updates the trained part; `frozen` is only read."""
+    """Updates the trained part to lower `loss(params, batch, rng, model=...)`; `frozen` is only read."""
 
     def objective(trained):
-        return loss_and_metrics(merge(frozen, trained), batch, rng, model=model)
+        return loss(merge(frozen, trained), batch, rng, model=model)
 
     gradients, metrics = jax.grad(objective, has_aux=True)(state.trained)
     updates, opt_state = tx.update(gradients, state.opt_state, state.trained)

@@ -46,6 +46,15 @@ def test_the_source_gives_both_captions_and_draws_the_set_only_once(builder):
     assert [c.name for c in source] == [f"test/{i}" for i in range(8)]
 
 
+def test_the_source_can_draw_the_same_clips_larger(builder):
+    folder = builder.data_dir.rsplit("captioned_motion", 1)[0]
+    sources = [MotionSource(folder, split="test", train_clips=64, test_clips=8, scale=scale) for scale in (1, 3)]
+    for small, large in zip(*sources):
+        assert large.frames.shape == (33, 192, 192, 3) and large.texts == small.texts
+        shrunk = large.frames.reshape(33, 64, 3, 64, 3, 3).mean((2, 4))
+        assert np.abs(shrunk - small.frames).max() < 12
+
+
 def test_the_default_sizes_can_be_asked_for_by_number(tmp_path):
     by_number = CaptionedMotion(data_dir=str(tmp_path), config=MotionConfig.of(train_clips=10_000, test_clips=1_000))
     assert by_number.builder_config is CaptionedMotion(data_dir=str(tmp_path)).builder_config

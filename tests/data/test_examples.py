@@ -122,3 +122,30 @@ def test_a_cache_of_another_grid_is_refused():
     wide = TokenClip(np.zeros((33, 9), int), 8.0, ("lion",), "clip")
     with pytest.raises(ValueError, match="the layout wants frames"):
         keyframes(wide)
+
+
+def fine(source, *, seed=0, coarse=True, mask_ratios=(0.5, 0.5)):
+    rng = np.random.default_rng(seed)
+    return examples.fine_example(source, rng, text=TEXT, text_length=12, coarse=coarse, mask_ratios=mask_ratios)
+
+
+def test_a_fine_example_is_one_frame_with_its_own_coarse_ids_behind_the_caption():
+    source = clip(6)._replace(coarse=100 + np.arange(6)[:, None])
+    seen = set()
+    for seed in range(30):
+        example = fine(source, seed=seed)
+        assert words(example) == "lion" and (example["fine"] == example["fine"][0]).all()
+        assert example["coarse"].tolist() == [100 + example["fine"][0]]
+        assert example["fine"].dtype == example["coarse"].dtype == np.int32 and example["masked"].sum() == 2
+        seen.add(int(example["fine"][0]))
+    assert seen == set(range(6))
+    assert "coarse" not in fine(clip(6), coarse=False)
+
+
+def test_the_masked_share_is_drawn_between_its_limits_and_never_nothing():
+    source = TokenClip(np.zeros((1, 100), np.int32), 8.0, ("a very long sentence",), "clip")
+    counts = [int(fine(source, seed=seed, coarse=False, mask_ratios=(0.2, 0.6))["masked"].sum()) for seed in range(60)]
+    assert 20 <= min(counts) < 30 and 50 < max(counts) <= 60
+    assert fine(source, coarse=False, mask_ratios=(1.0, 1.0))["masked"].all()
+    assert fine(source, coarse=False, mask_ratios=(0.0, 0.0))["masked"].sum() == 1
+    assert words(fine(source, coarse=False)) == "a very long "

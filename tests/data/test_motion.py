@@ -124,3 +124,15 @@ def test_motion_is_drawn_on_twos_in_even_pixels():
 def test_an_object_whose_turn_cannot_be_seen_never_spins():
     with pytest.raises(ValueError, match="no such combination"):
         motion.draw_spec(np.random.default_rng(0), ("ball", "red", "spins clockwise"))
+
+
+@pytest.mark.parametrize("action", ["circles", "grows", "spins clockwise"])
+def test_a_clip_drawn_larger_is_the_same_clip(action):
+    for thing in ("triangle", "seven"):
+        spec = motion.draw_spec(np.random.default_rng(0), (thing, "blue", action))
+        small, large = motion.render(spec), motion.render(spec, scale=3)
+        assert large.shape == (33, 192, 192, 3)
+        shrunk = large.reshape(33, 64, 3, 64, 3, 3).mean((2, 4))
+        difference = np.abs(shrunk - small)
+        assert difference.max() < 12 and difference.mean() < 0.05  # rounding, and finer samples of the same edges
+        assert len(np.unique(large)) > 3  # anti-aliased

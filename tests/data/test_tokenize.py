@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cogvideo_jax.data.clips import Clip, ClipSource
-from cogvideo_jax.data.tokenize import TokenCache, write_token_cache
+from cogvideo_jax.data.tokenize import TokenCache, shrink, write_token_cache
 
 
 class CountingSource(ClipSource):
@@ -121,3 +121,35 @@ def test_a_source_without_one_good_clip_is_refused(tmp_path):
 def test_ids_above_65535_survive(tmp_path):
     cache = write(CountingSource(), tmp_path, encode=lambda frames: encode(frames) + 70_000)
     assert cache[0].frames[0, 0] == 70_000
+
+
+def test_ids_of_smaller_frames_can_be_kept_beside_the_others(tmp_path):
+    def pixels(frames):
+        assert len(frames) == 16
+        return frames[..., 0].reshape(16, -1).astype(np.int32)
+
+    options = dict(fingerprint="tokenizer A", clips_per_shard=2, frames_per_call=16)
+    cache = write_token_cache(CountingSource(), pixels, tmp_path, coarse_size=2, **options)
+    assert cache.grid == 4 and cache.coarse_grid == 2
+    for clip, row in zip([cache[i] for i in range(6)], [0, 1, 2, 4, 5, 6]):
+        values = 10 * row + np.arange(5 + row)[:, None]
+        np.testing.assert_array_equal(clip.frames, np.tile(values, 16))
+        np.testing.assert_array_equal(clip.coarse, np.tile(values, 4))
+    with pytest.raises(ValueError, match="another coarse_size"):
+        write_token_cache(CountingSource(), pixels, tmp_path, **options)
+
+
+def test_a_cache_without_smaller_frames_says_so(tmp_path):
+    cache = write(CountingSource(), tmp_path)
+    assert cache.coarse_grid is None and cache[0].coarse is None
+
+
+def test_a_smaller_pixel_is_the_mean_of_those_it_covers():
+    frames = np.zeros((1, 4, 4, 3), np.uint8)
+    frames[0, :2, :2, 0] = [[0, 10], [20, 33]]
+    frames[0, 2:, 2:] = 255
+    small = shrink(frames, side=2)
+    assert small.dtype == np.uint8
+    np.testing.assert_array_equal(small[0, ..., 0], [[16, 0], [0, 255]])
+    with pytest.raises(ValueError, match="whole factor"):
+        shrink(frames, side=3)

@@ -33,11 +33,14 @@ RECIPE = {
     "first_frame": STRATEGY,
     "keyframes": STRATEGY,
     "interpolation": STRATEGY,
+    "superres": STRATEGY,
     "first_frame_suffix": " 高清摄影",
     "guidance": 2.0,
     "guided_suffix": "",
     "text_log_weight": 0.5,
     "windows_per_call": 4,
+    "enlarged_per_call": 4,
+    "decoded_per_call": 8,
     "whole_words": True,
 }
 

@@ -45,7 +45,8 @@ class FakeVideo:
         self.colour = colour
         self.batches = []
 
-    def __call__(self, prompts, rngs):
+    def __call__(self, prompts, rngs, *, upscale):
+        assert not upscale
         self.batches.append(len(prompts))
         seeds = np.asarray(jax.random.key_data(rngs))
         return np.stack([self._draw(prompt, seed) for prompt, seed in zip(prompts, seeds)])
@@ -55,7 +56,8 @@ class FakeVideo:
         spec = motion.draw_spec(np.random.default_rng(seed), (thing, self.colour or colour, action))
         return motion.render(spec)
 
-    def interpolate(self, keys, prompts, rngs):
+    def interpolate(self, keys, prompts, rngs, *, fps, upscale):
+        assert fps == 1.0 and not upscale
         assert keys.shape == (len(prompts), 5, 64, 64, 3) and rngs.shape == (len(prompts),)
         return keys[:, np.arange(33) // 8]
 

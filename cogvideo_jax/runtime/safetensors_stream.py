@@ -1,0 +1,123 @@
+"""Safetensors files that are larger than memory: written piece by piece, read slice by slice.
+
+In: types and shapes of all leaves, then their data in pieces. Out: a file that the safetensors library reads.
+"""
+
+import json
+import math
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import ml_dtypes
+import numpy as np
+import safetensors
+
+TYPES = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "I64": np.dtype(np.int64),
+    "I32": np.dtype(np.int32),
+    "I16": np.dtype(np.int16),
+    "I8": np.dtype(np.int8),
+    "U8": np.dtype(np.uint8),
+    "BOOL": np.dtype(np.bool_),
+}
+
+
+class Leaf(NamedTuple):
+    """An array that is not in memory."""
+
+    dtype: np.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def write_stream(
+    path: str | Path,
+    leaves: dict[str, Leaf],
+    *,
+    pieces: Callable[[str], Iterable[np.ndarray]],
+    metadata: dict[str, str],
+) -> None:
+    """Writes a file of any size; no more than one piece is in memory. It has its name only once it is complete.
+
+    Args:
+      pieces: name -> arrays of the leaf's type that fill it from its first byte to its last.
+
+    Raises:
+      ValueError: pieces of another type, or too few or too many of them.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # so that every leaf is aligned
+    draft = path.with_name(path.name + ".partial")
+    try:
+        with draft.open("wb") as file:
+            file.write(_header({name: leaves[name] for name in order}, metadata))
+            for name in order:
+                _write_leaf(file, name, leaves[name], pieces(name))
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
+    """Leaves and metadata of a file.
+
+    Raises:
+      ValueError: the file does not exist, is no safetensors file, is damaged, or has a type that NumPy has not.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+            leaves = {name: Leaf(TYPES[s.get_dtype()], tuple(s.get_shape())) for name, s in slices.items()}
+            return leaves, file.metadata() or {}
+    except FileNotFoundError as error:
+        raise ValueError(f"{path} does not exist") from error
+    except KeyError as error:
+        raise ValueError(f"{path} has an array of type {error}, which is not read here") from error
+    except (safetensors.SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a safetensors file, or it is damaged") from error
+
+
+def read_leaf(path: str | Path, name: str, rows: slice | None = None) -> np.ndarray:
+    """One leaf, or some of its rows. The file is mapped for this call only, so that its pages do not add up."""
+    with safetensors.safe_open(path, framework="numpy") as file:
+        return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+
+
+def as_bytes(array: np.ndarray) -> np.ndarray:
+    """The array's bytes in C order; no copy if it is contiguous."""
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
+def _header(leaves: dict[str, Leaf], metadata: dict[str, str]) -> bytes:
+    """Length, then JSON padded with spaces to a multiple of 8 bytes."""
+    names = {dtype: name for name, dtype in TYPES.items()}
+    table, offset = {"__metadata__": metadata}, 0
+    for name, leaf in leaves.items():
+        span = [offset, offset + leaf.nbytes]
+        table[name] = {"dtype": names[leaf.dtype], "shape": list(leaf.shape), "data_offsets": span}
+        offset = span[1]
+    text = json.dumps(table, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, pieces: Iterable[np.ndarray]) -> None:
+    written = 0
+    for piece in pieces:
+        if piece.dtype != leaf.dtype:
+            raise ValueError(f"{name} is {leaf.dtype}, but a piece of it is {piece.dtype}")
+        written += file.write(as_bytes(piece))
+    if written != leaf.nbytes:
+        raise ValueError(f"{name} has {leaf.nbytes} bytes, but its pieces have {written}")

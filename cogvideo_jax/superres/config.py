@@ -1,0 +1,157 @@
+"""Sizes of a super-resolution model as plain data, and the presets of the 2022 release."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class CoarseGrid:
+    """The picture that is enlarged, as the direct model reads it.
+
+    Attributes:
+      grid: side of its token grid.
+      first_position: row of the inherited position table for its first token. The release reads rows 513..912
+        here, but 512..911 in the video model; its weights are trained that way.
+      kernel: rows and columns of it that a fine token looks at.
+    """
+
+    grid: int
+    first_position: int
+    kernel: tuple[int, int]
+
+
+@dataclasses.dataclass(frozen=True)
+class SuperResolutionConfig:
+    """Every dimension of a direct or an iterative model.
+
+    Attributes:
+      text_length: S, text tokens (left-padded).
+      coarse: the picture to enlarge; None in the iterative model, which sees fine tokens only.
+      fine_grid: h = w, side of the fine token grid.
+      fine_kernel: rows and columns of the fine grid that a fine token looks at, itself in the middle.
+      vocab_size: V.  image_codes: C.  boi: input id of a fine token that is not known yet.
+      width: D.  heads: A.  layers: G.  mlp_width: F.
+      base_positions: rows of the inherited position table (text and coarse tokens); fine tokens have their own.
+      dropout: rate on embeddings, attention probabilities and MLP output while training.
+    """
+
+    text_length: int
+    coarse: CoarseGrid | None
+    fine_grid: int
+    fine_kernel: tuple[int, int]
+    vocab_size: int
+    image_codes: int
+    boi: int
+    width: int
+    heads: int
+    layers: int
+    mlp_width: int
+    base_positions: int
+    dropout: float
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if not 0 <= self.boi < self.vocab_size or self.image_codes > self.vocab_size:
+            raise ValueError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
+        kernels = [self.fine_kernel, *([self.coarse.kernel] if self.coarse else [])]
+        if any(side < 1 or side % 2 == 0 for kernel in kernels for side in kernel):
+            raise ValueError(f"the sides of a kernel must be odd, got {kernels}")
+        if self.coarse is not None:
+            self._check_coarse(self.coarse)
+
+    def _check_coarse(self, coarse: CoarseGrid) -> None:
+        if self.fine_grid % coarse.grid:
+            raise ValueError(f"fine grid {self.fine_grid} is not a multiple of coarse grid {coarse.grid}")
+        if coarse.first_position < self.text_length:
+            raise ValueError(f"the coarse grid's first position {coarse.first_position} lies inside the text")
+        if self.base_positions < coarse.first_position + coarse.grid**2:
+            raise ValueError(f"base_positions {self.base_positions} end inside the coarse grid")
+
+    @property
+    def head_size(self) -> int:
+        """K."""
+        return self.width // self.heads
+
+    @property
+    def fine_tokens(self) -> int:
+        """N of the fine grid."""
+        return self.fine_grid**2
+
+    @property
+    def extra_positions(self) -> int:
+        """Rows of the added position table, one a fine token."""
+        return self.fine_tokens
+
+    @property
+    def length(self) -> int:
+        """L: text, coarse tokens where there are any, fine tokens."""
+        return self.text_length + (self.coarse.grid**2 if self.coarse else 0) + self.fine_tokens
+
+
+def from_dict(values: dict) -> SuperResolutionConfig:
+    """The inverse of `dataclasses.asdict`, as read from JSON. Raises ValueError on unknown or missing keys."""
+    try:
+        coarse = values["coarse"]
+        if coarse is not None:
+            coarse = CoarseGrid(**{**coarse, "kernel": tuple(coarse["kernel"])})
+        kernel = tuple(values["fine_kernel"])
+        return SuperResolutionConfig(**{**values, "coarse": coarse, "fine_kernel": kernel})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a super-resolution configuration: {error}") from error
+
+
+def _released(**sizes) -> SuperResolutionConfig:
+    """48 layers of width 3072 over icetk's 150,010 rows, 60 x 60 fine tokens, 9 rows x 5 columns."""
+    return SuperResolutionConfig(
+        **sizes,
+        fine_grid=60,
+        fine_kernel=(9, 5),
+        vocab_size=150_010,
+        image_codes=20_000,
+        boi=150_000,
+        width=3072,
+        heads=48,
+        layers=48,
+        mlp_width=12_288,
+        base_positions=1024,
+        dropout=0.1,
+    )
+
+
+def cogview2_direct() -> SuperResolutionConfig:
+    """20 x 20 -> 60 x 60 at once."""
+    return _released(text_length=96, coarse=CoarseGrid(grid=20, first_position=513, kernel=(5, 5)))
+
+
+def cogview2_iterative() -> SuperResolutionConfig:
+    """Repairs 60 x 60 tokens in rounds."""
+    return _released(text_length=16, coarse=None)
+
+
+def _demo(coarse: CoarseGrid | None) -> SuperResolutionConfig:
+    """Beside the demo's base: 192 x 192 pixels as 24 x 24 tokens."""
+    return SuperResolutionConfig(
+        text_length=24,
+        coarse=coarse,
+        fine_grid=24,
+        fine_kernel=(9, 5),
+        vocab_size=1539,
+        image_codes=1024,
+        boi=1536,
+        width=128,
+        heads=4,
+        layers=4,
+        mlp_width=512,
+        base_positions=88,
+        dropout=0.0,
+    )
+
+
+def demo_direct() -> SuperResolutionConfig:
+    """8 x 8 -> 24 x 24 at once."""
+    return _demo(CoarseGrid(grid=8, first_position=24, kernel=(5, 5)))
+
+
+def demo_iterative() -> SuperResolutionConfig:
+    """Repairs 24 x 24 tokens in rounds."""
+    return _demo(None)

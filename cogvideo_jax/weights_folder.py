@@ -1,0 +1,152 @@
+"""A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
+
+pipeline.json            the recipe
+tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
+base.safetensors         inherited by both stages, stored once
+stage1.safetensors, stage2.safetensors, superres.safetensors      what each adds
+PART_base.safetensors    where a released part's own base differs
+"""
+
+import functools
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import unflatten_dict
+
+from cogvideo_jax.model import config as transformer_config
+from cogvideo_jax.model.transformer import Backbone, Transformer
+from cogvideo_jax.notation import Array, Int, PyTree
+from cogvideo_jax.recipe import FILE, Recipe, read_recipe
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.weights import read_description
+from cogvideo_jax.superres import config as superres_config
+from cogvideo_jax.superres.models import DirectSuperResolution
+from cogvideo_jax.tokens.text import TextTokenizer
+from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer, load_tokenizer
+
+STAGES = ("base", "stage1", "stage2")
+SUPERRES = "superres"
+PARTS = ("tokenizer", *STAGES)
+TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
+OWN_FLOAT32 = ("scale", "temporal_alpha")  # and biases: small, and added to what is float32 anyway
+
+
+class Stage(NamedTuple):
+    """A model and its parameters."""
+
+    model: Backbone
+    params: PyTree
+
+
+class WeightsFolder:
+    """Opens a folder and checks that its parts fit; loads no transformer yet.
+
+    Args:
+      dtype: in which the transformers compute and their matrices are kept; None for float32 on a CPU, else bfloat16.
+      keep: parts stay on the device once loaded; False lets go of one before the next comes, which needs the memory
+        of one stage only and reads each anew for every call.
+
+    Raises:
+      ValueError: one sentence, if something is missing, damaged or does not fit.
+    """
+
+    def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True):
+        self.folder, self.keep = Path(folder), keep
+        self.dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        self.recipe: Recipe = read_recipe(self.folder / FILE)
+        self.files = {name: self._files(name) for name in (*STAGES, SUPERRES) if self._has(name)}
+        self.models = {name: self._model(name) for name in self.files}
+        self._loaded: dict[Path, dict[str, Array]] = {}
+
+    @functools.cached_property
+    def tokenizer(self) -> VQTokenizer:
+        """The image tokenizer."""
+        return load_tokenizer(self.folder / "tokenizer.safetensors")
+
+    @functools.cached_property
+    def text(self) -> TextTokenizer:
+        """The text tokenizer."""
+        codes = self.models["base"].config.image_codes
+        return TextTokenizer.from_file(self.folder / TEXT_MODEL, image_codes=codes)
+
+    @functools.cached_property
+    def labels(self) -> Int[Array, "C"]:
+        """Cluster of every image code."""
+        path = self.folder / LABELS
+        codes = self.models["base"].config.image_codes
+        try:
+            labels = np.load(path, allow_pickle=False) if path.exists() else np.arange(codes)
+        except (ValueError, OSError, EOFError) as error:
+            raise ValueError(f"{path} is not a NumPy file of cluster labels") from error
+        if labels.shape != (codes,) or labels.dtype.kind not in "iu" or labels.min() < 0:
+            raise ValueError(f"{path} should hold {codes} cluster numbers, one an image code")
+        return jnp.asarray(labels, jnp.int32)
+
+    def stage(self, name: str) -> Stage:
+        """A part with its parameters on the device."""
+        if not self.keep:
+            for path in self._loaded.keys() - set(self.files[name]):
+                del self._loaded[path]
+        leaves: dict[str, Array] = {}
+        for path in self.files[name]:
+            leaves |= self._load(path)
+        return Stage(self.models[name], unflatten_dict(leaves, sep="/"))
+
+    def release(self) -> None:
+        """Lets go of all transformers if they are not to be kept."""
+        if not self.keep:
+            self._loaded.clear()
+
+    def abstract(self, name: str) -> PyTree:
+        """Shapes and types of a part's parameters on the device, from the headers alone."""
+        leaves: dict[str, Any] = {}
+        for path in self.files[name]:
+            found, _ = read_description(path)
+            leaves |= {key: jax.ShapeDtypeStruct(leaf.shape, self._kept_as(key, leaf)) for key, leaf in found.items()}
+        return unflatten_dict(leaves, sep="/")
+
+    def _has(self, name: str) -> bool:
+        return name != SUPERRES or (self.folder / f"{name}.safetensors").exists()
+
+    def _files(self, name: str) -> tuple[Path, ...]:
+        """The base that a part stands on, and what it adds."""
+        path = self.folder / f"{name}.safetensors"
+        if name == "base":
+            return (path,)
+        own = _description(path).get("own_base")
+        return self.folder / (f"{name}_base.safetensors" if own else "base.safetensors"), path
+
+    def _model(self, name: str) -> Backbone:
+        path = self.folder / f"{name}.safetensors"
+        values = _description(path).get("config")
+        try:
+            if name == SUPERRES:
+                return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype)
+            return Transformer(transformer_config.from_dict(values), dtype=self.dtype)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{path} does not describe a {name}: {error}") from error
+
+    def _load(self, path: Path) -> dict[str, Array]:
+        """All leaves of a file, one at a time through the host's memory."""
+        if path not in self._loaded:
+            leaves, _ = read_description(path)
+            self._loaded[path] = {
+                name: jnp.asarray(read_leaf(path, name), self._kept_as(name, leaf)) for name, leaf in leaves.items()
+            }
+        return self._loaded[path]
+
+    def _kept_as(self, name: str, leaf: Leaf) -> Any:
+        small = name.rsplit("/", 1)[-1]
+        return jnp.float32 if small in OWN_FLOAT32 or "bias" in small else self.dtype
+
+
+def _description(path: Path) -> dict:
+    try:
+        return read_description(path)[1]
+    except ValueError as error:
+        if path.exists():
+            raise
+        raise ValueError(f"weights {path} do not exist; train or convert them, or pass another folder") from error

@@ -1,0 +1,143 @@
+"""Stages run alone and continued, super-resolution, and what each of the command's options changes."""
+
+import dataclasses
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+from cogvideo_jax.cli import main
+from cogvideo_jax.model.config import Compat
+from cogvideo_jax.runtime.mesh import make_mesh
+from cogvideo_jax.runtime.video_io import read_image, read_video, write_mp4
+from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
+from cogvideo_jax.superres.models import DirectSuperResolution
+from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax.training.state import init_params, split_added
+
+PROMPT = "a red ball moves to the right"
+
+
+@pytest.fixture(scope="module")
+def enlarging(weights, tmp_path_factory):
+    """The folder with a direct model beside it: 4 x 4 -> 8 x 8 tokens, 16 -> 32 pixels."""
+    folder = tmp_path_factory.mktemp("enlarging") / "weights"
+    shutil.copytree(weights, folder)
+    base = load_weights(folder / "base.safetensors")[1]["config"]
+    same = {key: base[key] for key in ("vocab_size", "image_codes", "boi", "width", "heads", "layers", "mlp_width")}
+    config = SuperResolutionConfig(
+        **same,
+        text_length=base["layout"]["text_length"],
+        coarse=CoarseGrid(grid=4, first_position=base["first_frame_position"], kernel=(3, 3)),
+        fine_grid=8,
+        fine_kernel=(5, 3),
+        base_positions=base["base_positions"],
+        dropout=0.0,
+    )
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    with jax.set_mesh(mesh):
+        params = init_params(DirectSuperResolution(config), jax.random.key(7), mesh)
+    description = {"kind": "superres", "config": dataclasses.asdict(config)}
+    save_weights(folder / "superres.safetensors", jax.device_get(split_added(params).trained), description)
+    return folder
+
+
+def run(*arguments) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_super_resolution_doubles_the_picture_unless_it_is_left_out(enlarging, weights):
+    large, small = TextToVideo.load(enlarging), TextToVideo.load(weights)
+    assert large([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 32, 32, 3)
+    plain = large([PROMPT], jax.random.key(0), fps=1, upscale=False)
+    np.testing.assert_array_equal(plain, small([PROMPT], jax.random.key(0), fps=1))
+
+
+def test_a_picture_does_not_depend_on_how_many_are_enlarged_together(enlarging):
+    one, many = TextToVideo.load(enlarging), TextToVideo.load(enlarging)
+    many.recipe = dataclasses.replace(many.recipe, enlarged_per_call=7, decoded_per_call=3)
+    np.testing.assert_array_equal(*(video([PROMPT], jax.random.key(2), fps=2) for video in (one, many)))
+
+
+def test_loading_one_stage_at_a_time_changes_nothing(enlarging):
+    kept, anew = (TextToVideo.load(enlarging, keep=keep) for keep in (True, False))
+    np.testing.assert_array_equal(*(video([PROMPT], jax.random.key(1), fps=2) for video in (kept, anew)))
+    assert len(kept.weights._loaded) == 4 and len(anew.weights._loaded) == 0
+
+
+def test_bfloat16_keeps_its_matrices_in_half_the_bytes(weights):
+    video = TextToVideo.load(weights, dtype="bfloat16")
+    params = video.weights.stage("stage1").params
+    assert params["token_table"].dtype == "bfloat16" and params["norm_final"]["scale"].dtype == "float32"
+    assert video([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 16, 16, 3)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
+        lambda x: (x.shape, x.dtype), video.weights.abstract("stage1")
+    )
+
+
+def test_key_frames_alone_and_then_interpolated_are_the_whole_video(enlarging, tmp_path):
+    assert run("generate", PROMPT, "--weights", enlarging, "--out", tmp_path / "keys.mp4", "--key-frames") == 0
+    assert len(read_video(tmp_path / "keys.mp4", fps=1.0, max_seconds=60)) == 5
+    keys = tmp_path / "keys.keyframes"
+    assert run("interpolate", keys, "--weights", enlarging, "--out", tmp_path / "whole.mp4") == 0
+    frames = read_video(tmp_path / "whole.mp4", fps=8.0, max_seconds=60)
+    assert frames.shape[0] == 33
+    video = TextToVideo.load(enlarging)
+    ids = load_weights(keys)[0]["ids"]
+    direct = video.key_frames([PROMPT], _keys(0))
+    np.testing.assert_array_equal(ids, np.asarray(direct[0]))
+
+
+def _keys(seed):
+    """What `cogvideo generate --seed` makes of a seed for its first copy."""
+    return jax.random.fold_in(jax.random.key(seed), 0)[None]
+
+
+def test_a_users_video_gets_twice_the_frame_rate(weights, tmp_path):
+    rng = np.random.default_rng(0)
+    write_mp4(tmp_path / "mine.mp4", rng.integers(0, 256, (9, 64, 64, 3), np.uint8), fps=4)
+    arguments = ["interpolate", tmp_path / "mine.mp4", "--prompt", PROMPT, "--weights", weights]
+    assert run(*arguments, "--out", tmp_path / "fast.mp4", "--sheet") == 0
+    assert len(read_video(tmp_path / "fast.mp4", fps=8.0, max_seconds=60)) == 17
+    assert (tmp_path / "fast.png").exists()
+
+
+def test_a_picture_by_the_base_alone(enlarging, tmp_path):
+    assert run("generate", PROMPT, "--image", "--weights", enlarging, "--out", tmp_path, "--num", 2) == 0
+    pictures = [read_image(path) for path in sorted(tmp_path.glob("*.png"))]
+    assert [picture.shape for picture in pictures] == [(32, 32, 3)] * 2 and (pictures[0] != pictures[1]).any()
+
+
+def test_the_release_stretches_every_frame_from_black_to_white(weights):
+    frames = TextToVideo.load(weights)([PROMPT], jax.random.key(0), fps=1, compat=Compat.RELEASE)
+    assert (frames.min((2, 3, 4)) == 0).all() and (frames.max((2, 3, 4)) == 255).all()
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (["interpolate", "none.keyframes"], "do not exist"),
+        (["interpolate", "none.mp4", "--prompt", PROMPT], "cannot read video"),
+        (["interpolate", "none.mp4"], "--prompt"),
+        (["interpolate", "none.mp4", "--prompt", PROMPT, "--fps", "3"], "frames a second"),
+        (["generate", PROMPT, "--key-frames", "--seconds", "9"], "seconds"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, words, weights, tmp_path, capsys):
+    assert run(*arguments, "--weights", weights, "--out", tmp_path) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert words in error and error.startswith("cogvideo ")
+
+
+def test_a_text_model_and_cluster_labels_are_added_and_checked(weights, tmp_path, capsys):
+    assert run("convert", weights / "text.model", tmp_path / "ours") == 0
+    np.save(tmp_path / "labels.npy", np.arange(32) // 2)
+    assert run("convert", tmp_path / "labels.npy", tmp_path / "ours") == 0
+    assert {path.name for path in (tmp_path / "ours").iterdir()} == {"text.model", "cluster_labels.npy"}
+    (tmp_path / "bad.model").write_bytes(b"no model")
+    np.save(tmp_path / "bad.npy", np.ones((3, 3)))
+    for name in ("bad.model", "bad.npy"):
+        assert run("convert", tmp_path / name, tmp_path / "ours") == 2
+    assert "SentencePiece" in capsys.readouterr().err
