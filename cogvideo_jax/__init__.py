@@ -1,7 +1,7 @@
 """CogVideo in JAX and Flax: a sentence in, a video out.
 
     clips -> (text ids, frame ids) -> ClipLayout -> embed -> [spatial | temporal] x layers -> logits -> weighted loss
-    prompt -> text ids -> key frames -> interpolate 5 -> 9 -> 17 -> 33 -> VQ decode -> mp4
+    prompt -> text ids -> key frames -> interpolate 5 -> 9 -> 17 -> 33 -> fine ids -> VQ decode -> mp4
 
 Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_rooms.py` holds them):
 
@@ -14,7 +14,8 @@ Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_
     evaluation  videos -> figures                        -> tokens, data, text_to_video
     convert     released weights <-> ours                -> tokens, model, superres
     runtime     devices and disks, no model              (imports no room)
-    text_to_video.py  prompt -> frames                   -> tokens, model, sampling
+    recipe.py, weights_folder.py  a folder of weights    -> tokens, model, superres, sampling.logits
+    text_to_video.py  prompt -> frames                   -> tokens, model, sampling, superres, the two above
     generate.py, assemble.py, cli.py                     -> what they run
 """
 
