@@ -28,7 +28,13 @@ def get_config() -> ConfigDict:
             mesh=dict(data=-1, fsdp=1, tensor=1),
             model=dataclasses.asdict(demo_base()),
             data=dict(cache="data/demo_tokens", text_model="data/demo_tokens/text.model"),
-            example=dict(first_frame_suffix=" 高清摄影", first_frame_probability=0.4, text_dropout=0.1),
+            example=dict(
+                first_frame_suffix=" 高清摄影",
+                first_frame_probability=0.35,
+                moment_probability=0.35,
+                rates=(1.0, 2.0, 4.0, 8.0),
+                text_dropout=0.1,
+            ),
             optimizer=dict(
                 learning_rate=1.5e-3,
                 warmup_steps=200,
