@@ -133,6 +133,7 @@ def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
         pad_id=3,
         pad_piece="<pad>",
         user_defined_symbols=[NEWLINE],
+        max_sentencepiece_length=24,  # "counterclockwise" has 16 letters and a space in front
         num_threads=1,
         minloglevel=2,
     )
