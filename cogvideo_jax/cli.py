@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--tokenizer", required=True, help="weights of a trained tokenizer")
     tokenize.add_argument("--out", required=True, help="folder of the cache")
     tokenize.add_argument("--text-model", help="an existing text model; by default one is fitted to the captions")
-    tokenize.add_argument("--text-pieces", type=int, default=512, help="size of a newly fitted text model")
+    tokenize.add_argument("--text-pieces", type=int, default=640, help="size of a newly fitted text model")
     tokenize.add_argument("--size", type=int, default=64, help="side of the frames in pixels")
     tokenize.add_argument("--data-dir", default="data/tfds", help="where captioned_motion is kept")
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")

@@ -10,6 +10,7 @@ from cogvideo_jax.tokens.text import (
     TextTokenizer,
     duration_phrase,
     fit_text_model,
+    moment_phrase,
 )
 
 FILE = "text.model"
@@ -39,5 +40,6 @@ def _sentences(cache: TokenCache) -> list[str]:
     """Captions, with and without what stands around them in training."""
     captions = [text for row in range(len(cache)) for text in cache[row].texts]
     phrases = [duration_phrase(fps) for fps in frame_rate.PRESET_RATES]
-    extras = [*phrases, GUIDANCE_TEXT, FIRST_FRAME_SUFFIX]
+    moments = [moment_phrase(eighth / 8) for eighth in range(33)]
+    extras = [*phrases, *moments, GUIDANCE_TEXT, FIRST_FRAME_SUFFIX]
     return captions + extras * max(1, len(captions) // 100)

@@ -2,7 +2,9 @@
 
 | stage            | text                        | frames                                           |
 |------------------|-----------------------------|--------------------------------------------------|
-| base             | caption [+ " 高清摄影"]       | one; the suffix marks the first of the video     |
+| base             | caption + " 高清摄影"         | the first                                        |
+|                  | caption + " 2.5秒"           | that of the moment                               |
+|                  | caption, or as below        | any                                              |
 | key frames       | "4.0秒" <n> caption          | 5 at the lowest preset rate that yields 5        |
 | interpolation    | "1.0秒" <n> caption          | 5 at a random rate, those of odd time at the end |
 | super-resolution | caption                     | one, fine and coarse; a part of it is masked     |
@@ -20,7 +22,7 @@ from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.tokenize import TokenClip
 from cogvideo_jax.notation import Bool, Int
 from cogvideo_jax.tokens.sequence import ClipLayout
-from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
+from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text, moment_phrase
 
 
 class Example(TypedDict):
@@ -49,9 +51,14 @@ def base_example(
     layout: ClipLayout,
     first_frame_suffix: str,
     first_frame_probability: float,
+    moment_probability: float,
+    rates: Sequence[float],
     text_dropout: float,
 ) -> Example:
-    """One frame behind the caption alone: CogView2's task, with a suffix that asks for a first frame.
+    """One frame behind a text: CogView2's task, with a suffix that asks for a first frame.
+
+    Words that name a motion ("comes back", "clockwise") matter to no single frame, so a base that is trained on these
+    clips alone would never learn them, and the stages on top could not read them. Moments make them matter.
 
     Args:
       clip: a cached video.
@@ -59,13 +66,21 @@ def base_example(
       text: text tokenizer.
       layout: `base_layout`.
       first_frame_suffix: stands behind the caption when the frame is the first of the video.
-      first_frame_probability: of taking the first frame; otherwise any frame, without suffix.
+      first_frame_probability: of taking the first frame.
+      moment_probability: of taking any frame and saying when it is shown; for captions of the whole clip.
+      rates: frames/s, one of which the remaining texts state as those of the video stages do; () for the caption alone.
       text_dropout: probability of GUIDANCE_TEXT in place of the caption.
     """
     caption = _caption(clip, rng, text_dropout)
-    first = rng.random() < first_frame_probability
-    index = 0 if first else rng.integers(len(clip.frames))
-    ids = text.encode(caption + first_frame_suffix if first else caption)
+    kind, index = rng.random(), rng.integers(len(clip.frames))
+    if kind < first_frame_probability:
+        index, ids = 0, text.encode(caption + first_frame_suffix)
+    elif kind < first_frame_probability + moment_probability:
+        ids = text.encode(caption + moment_phrase(index / clip.fps))
+    elif rates:
+        ids = clip_text_ids(caption, fps=rates[rng.integers(len(rates))], text=text)
+    else:
+        ids = text.encode(caption)
     return _example(ids, clip.frames[[index]], text=text, layout=layout)
 
 

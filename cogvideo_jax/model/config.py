@@ -121,12 +121,12 @@ def cogvideo_stage2() -> TransformerConfig:
 
 
 def _demo(layout: ClipLayout, **changes) -> TransformerConfig:
-    """What two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 512 text pieces."""
+    """What two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 640 text pieces."""
     sizes = dict(
         layout=layout,
-        vocab_size=1539,
+        vocab_size=1667,
         image_codes=1024,
-        boi=1536,
+        boi=1664,
         width=128,
         heads=4,
         layers=4,
@@ -152,5 +152,5 @@ def demo_stage1() -> TransformerConfig:
 
 
 def demo_stage2() -> TransformerConfig:
-    """Interpolation of the demo, in shifted windows of 4 x 4."""
-    return _demo(interpolation_layout(text_length=24, grid=8), window=4)
+    """Interpolation of the demo, with full attention: 8 x 8 tokens are too few to be cut into windows."""
+    return _demo(interpolation_layout(text_length=24, grid=8))

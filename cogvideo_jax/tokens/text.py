@@ -88,6 +88,11 @@ def duration_phrase(fps: float) -> str:
     return f"{INTERVALS_A_SECOND / fps:.1f}秒"
 
 
+def moment_phrase(seconds: float) -> str:
+    """Time into a clip -> what tells the base which moment to show, behind the caption."""
+    return f" {seconds:.1f}秒"
+
+
 def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]:
     """Ids of "{duration}秒" <n> caption, the text of both video stages."""
     return [*text.encode(duration_phrase(fps)), text.newline_id, *text.encode(caption)]
@@ -128,6 +133,7 @@ def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
         pad_id=3,
         pad_piece="<pad>",
         user_defined_symbols=[NEWLINE],
+        max_sentencepiece_length=24,  # "counterclockwise" has 16 letters and a space in front
         num_threads=1,
         minloglevel=2,
     )

@@ -26,7 +26,7 @@ _STARTS = {
     "itersr": ["base", "train_inherited"],
 }
 _EXAMPLE = {
-    "base": {"example": "first_frame_suffix first_frame_probability text_dropout"},
+    "base": {"example": "first_frame_suffix first_frame_probability moment_probability rates text_dropout"},
     "stage1": {"example": "rates text_dropout"},
     "stage2": {"example": "rates tiled text_dropout"},
     "superres": {"example": "mask_ratios"},

@@ -92,21 +92,36 @@ def test_tiled_windows_are_those_of_the_recursion_5_9_17_33():
     assert windows == {(s, s + k, s + 2 * k) for k in (8, 4, 2) for s in range(0, 32, 2 * k)}
 
 
-def test_a_base_example_marks_only_the_first_frame():
-    def base(probability, seed):
-        return examples.base_example(
-            clip(9),
-            np.random.default_rng(seed),
-            text=TEXT,
-            layout=base_layout(**SIZES),
-            first_frame_suffix=" 高清",
-            first_frame_probability=probability,
-            text_dropout=0.0,
-        )
+def base(seed, *, first=0.0, moment=0.0, rates=()):
+    return examples.base_example(
+        clip(9),
+        np.random.default_rng(seed),
+        text=TEXT,
+        layout=base_layout(**SIZES),
+        first_frame_suffix=" 高清",
+        first_frame_probability=first,
+        moment_probability=moment,
+        rates=rates,
+        text_dropout=0.0,
+    )
 
-    assert {(words(base(1.0, seed)), times(base(1.0, seed))[0]) for seed in range(20)} == {("lion 高清", 0)}
-    assert {words(base(0.0, seed)) for seed in range(20)} == {"lion"}
-    assert len({times(base(0.0, seed))[0] for seed in range(60)}) == 9
+
+def test_a_base_example_marks_only_the_first_frame():
+    assert {(words(base(seed, first=1.0)), times(base(seed, first=1.0))[0]) for seed in range(20)} == {("lion 高清", 0)}
+    assert {words(base(seed)) for seed in range(20)} == {"lion"}
+    assert len({times(base(seed))[0] for seed in range(60)}) == 9
+
+
+def test_a_base_example_may_say_which_moment_it_shows():
+    drawn = [base(seed, moment=1.0) for seed in range(60)]
+    assert len({times(example)[0] for example in drawn}) == 9
+    assert all(words(example) == f"lion {times(example)[0] / 8:.1f}秒" for example in drawn)
+
+
+def test_the_other_base_examples_may_have_the_texts_of_the_video_stages():
+    assert {words(base(seed, rates=(1.0, 8.0))) for seed in range(20)} == {"4.0秒\nlion", "0.5秒\nlion"}
+    kinds = [words(base(seed, first=0.3, moment=0.3, rates=(1.0,))) for seed in range(60)]
+    assert {kind[-1] for kind in kinds} == {"清", "秒", "n"}
 
 
 def test_dropped_captions_become_the_guidance_text():

@@ -69,7 +69,13 @@ def make_config(cache):
             dropout=0.1,
         )
         example = {
-            "base": dict(first_frame_suffix=" 高清", first_frame_probability=0.5, text_dropout=0.1),
+            "base": dict(
+                first_frame_suffix=" 高清",
+                first_frame_probability=0.4,
+                moment_probability=0.3,
+                rates=(1.0,),
+                text_dropout=0.1,
+            ),
             "stage1": dict(rates=(0.5, 1.0), text_dropout=0.1),
             "stage2": dict(rates=(2.0, 4.0, 8.0), tiled=False, text_dropout=0.1),
         }[part]
