@@ -95,6 +95,7 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--text-model", help="an existing text model; by default one is fitted to the captions")
     tokenize.add_argument("--text-pieces", type=int, default=640, help="size of a newly fitted text model")
     tokenize.add_argument("--size", type=int, default=64, help="side of the frames in pixels")
+    tokenize.add_argument("--coarse-size", type=int, help="also keep the ids of frames shrunk to this side")
     tokenize.add_argument("--data-dir", default="data/tfds", help="where captioned_motion is kept")
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")
     tokenize.set_defaults(run=_tokenize)
@@ -258,7 +259,8 @@ def _tokenize(options, _) -> int:
 
     tokenizer = load_tokenizer(options.tokenizer)
     source = open_source(options.source, size=options.size, data_dir=options.data_dir, train_clips=options.clips)
-    cache = write_token_cache(source, tokenizer.encode, options.out, fingerprint=tokenizer.fingerprint)
+    sizes = dict(fingerprint=tokenizer.fingerprint, coarse_size=options.coarse_size)
+    cache = write_token_cache(source, tokenizer.encode, options.out, **sizes)
     place_text_model(cache, options.text_model, pieces=options.text_pieces)
     source.warn_of_skipped()
     print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")

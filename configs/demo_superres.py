@@ -21,8 +21,8 @@ def get_config() -> ConfigDict:
         dict(
             part="superres",
             seed=0,
-            steps=3000,
-            batch_size=8,
+            steps=2000,
+            batch_size=4,
             log_every=20,
             checkpoint_every=250,
             keep_checkpoints=2,

@@ -52,7 +52,8 @@ def test_the_source_can_draw_the_same_clips_larger(builder):
     for small, large in zip(*sources):
         assert large.frames.shape == (33, 192, 192, 3) and large.texts == small.texts
         shrunk = large.frames.reshape(33, 64, 3, 64, 3, 3).mean((2, 4))
-        assert np.abs(shrunk - small.frames).max() < 12
+        assert np.abs(shrunk - small.frames).max() < 26  # a tenth of the way from ink to white: finer samples of edges
+        assert np.abs(shrunk - small.frames).mean() < 0.2
 
 
 def test_the_default_sizes_can_be_asked_for_by_number(tmp_path):
