@@ -10,7 +10,7 @@ from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.tokens.text import TextTokenizer
 from cogvideo_jax.tokens.vq_tokenizer import load_tokenizer
-from cogvideo_jax.weights_folder import LABELS, TEXT_MODEL
+from cogvideo_jax.weights_folder import LABELS, TEXT_MODEL, read_labels
 
 
 def assemble(parts: dict[str, str | Path], *, text_model: str | Path, recipe: str | Path, out: str | Path) -> Path:
@@ -50,12 +50,7 @@ def add_labels(source: str | Path, folder: str | Path) -> Path:
     Raises:
       ValueError: the file holds something else.
     """
-    try:
-        labels = np.load(source, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{source} is not a NumPy file of cluster labels") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
-        raise ValueError(f"{source} should hold cluster numbers, one an image code")
+    labels = read_labels(source)
     Path(folder).mkdir(parents=True, exist_ok=True)
     np.save(Path(folder) / LABELS, labels)
     return Path(folder) / LABELS

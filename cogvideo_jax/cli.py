@@ -1,6 +1,7 @@
 """The command `cogvideo`. Every wrong input ends in one sentence on stderr and exit code 2; Ctrl-C ends with 130."""
 
 import argparse
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,17 +32,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cogvideo", description="Text to video by transformers, in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
+    for add in (_add_train, _add_generate, _add_interpolate, _add_assemble, _add_evaluate, _add_tokenize, _add_convert):
+        add(commands)
+    return parser
 
+
+def _add_train(commands) -> None:
     train = commands.add_parser("train", help="train one part", description="Any key: --config.KEY=VALUE")
     train.add_argument("--config", required=True, help="a file of configs/")
     train.add_argument("--workdir", required=True, help="checkpoints, metrics and weights go here")
     train.set_defaults(run=_train)
 
+
+def _add_generate(commands) -> None:
     generate = commands.add_parser("generate", help="prompt -> video", description="Writes a video of a sentence.")
     generate.add_argument("prompt", nargs="?", help="English or Chinese")
     generate.add_argument("--prompts", metavar="FILE", help="one prompt a line instead of PROMPT")
-    generate.add_argument("--weights", help="folder of weights; by default those of the demo")
-    generate.add_argument("--seed", type=int, default=0)
     generate.add_argument("--num", type=int, default=1, help="videos a prompt")
     generate.add_argument("--batch", type=int, default=4, help="videos made together")
     generate.add_argument("--fps", type=float, help="frames a second; by default the most the weights give")
@@ -49,28 +55,26 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--guidance", type=float, help="scale in stage 1; 1 turns it off")
     generate.add_argument("--first-frame", metavar="IMAGE", help="the picture the videos start from")
     generate.add_argument("--out", default=".", help="a folder, or a file name for one video")
-    generate.add_argument("--gif", action="store_true", help="also write a gif")
-    generate.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
     what = generate.add_mutually_exclusive_group()
     what.add_argument("--image", action="store_true", help="a picture by the base alone, as PNG")
     what.add_argument("--key-frames", action="store_true", help="stage 1 alone; `cogvideo interpolate` goes on from it")
-    _add_arithmetic(generate)
+    _add_running(generate)
     generate.set_defaults(run=_generate)
 
+
+def _add_interpolate(commands) -> None:
     interpolate = commands.add_parser("interpolate", help="frames between frames", description="Stage 2 alone.")
     interpolate.add_argument("source", help="what `generate --key-frames` wrote, or a video")
     interpolate.add_argument("--prompt", help="what the video shows; needed for a video")
-    interpolate.add_argument("--weights", help="folder of weights; by default those of the demo")
-    interpolate.add_argument("--seed", type=int, default=0)
     interpolate.add_argument("--fps", type=float, help="frames a second of the result; by default the most")
     interpolate.add_argument("--from-fps", type=float, help="of a video: at which rate to read it; by default half")
     interpolate.add_argument("--seconds", type=float, default=4.0, help="of a video: how much of it to read")
     interpolate.add_argument("--out", default=".", help="a folder or a file name")
-    interpolate.add_argument("--gif", action="store_true", help="also write a gif")
-    interpolate.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
-    _add_arithmetic(interpolate)
+    _add_running(interpolate)
     interpolate.set_defaults(run=_interpolate)
 
+
+def _add_assemble(commands) -> None:
     assemble = commands.add_parser("assemble", help="join trained parts into a folder of weights")
     for part in ("tokenizer", "base", "stage1", "stage2"):
         assemble.add_argument(f"--{part}", required=True, help=f"weights.safetensors of the {part}")
@@ -80,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     assemble.add_argument("--out", required=True, help="folder to write")
     assemble.set_defaults(run=_assemble)
 
+
+def _add_evaluate(commands) -> None:
     evaluate = commands.add_parser("evaluate", help="how often the demo's videos show what was asked for")
     evaluate.add_argument("--weights", help="folder of weights; by default those of the demo")
     evaluate.add_argument("--prompts", type=int, default=200, help="how many prompts")
@@ -88,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--out", help="also write the report as JSON")
     evaluate.set_defaults(run=_evaluate)
 
+
+def _add_tokenize(commands) -> None:
     tokenize = commands.add_parser("tokenize", help="turn clips into a token cache, once")
     tokenize.add_argument("--source", required=True, help="captioned_motion, or a folder with captions.jsonl")
     tokenize.add_argument("--tokenizer", required=True, help="weights of a trained tokenizer")
@@ -100,6 +108,8 @@ def _parser() -> argparse.ArgumentParser:
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")
     tokenize.set_defaults(run=_tokenize)
 
+
+def _add_convert(commands) -> None:
     convert = commands.add_parser("convert", help="released PyTorch weights <-> a folder of weights")
     convert.add_argument(
         "source",
@@ -111,11 +121,14 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--drop-unexpected", action="store_true", help="leave out names that are not known")
     convert.add_argument("--to-official", action="store_true", help="the way back: a new folder, .pt or .safetensors")
     convert.set_defaults(run=_convert)
-    return parser
 
 
-def _add_arithmetic(command: argparse.ArgumentParser) -> None:
-    """What the weights are run with."""
+def _add_running(command: argparse.ArgumentParser) -> None:
+    """What `generate` and `interpolate` share: the weights, how they are run, and what is written."""
+    command.add_argument("--weights", help="folder of weights; by default those of the demo")
+    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--gif", action="store_true", help="also write a gif")
+    command.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
     command.add_argument("--no-upscale", action="store_true", help="leave out super-resolution")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default float32 on a CPU, else bfloat16")
     command.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
@@ -173,8 +186,7 @@ def _picture(video, options):
     from cogvideo_jax.model.config import Compat
 
     settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
-    make = lambda prompts, keys: video.image(prompts, keys, **settings)  # noqa: E731
-    return make, lambda path, prompt, picture: job.write_picture(path, picture)
+    return functools.partial(video.image, **settings), lambda path, _, picture: job.write_picture(path, picture)
 
 
 def _video(video, options, formats: list[str]):
@@ -189,8 +201,8 @@ def _video(video, options, formats: list[str]):
     compat, upscale = Compat(options.compat), not options.no_upscale
     if not options.key_frames:
         settings |= dict(fps=options.fps, upscale=upscale, compat=compat, progress=True)
-        make = lambda prompts, keys: video(prompts, keys, **settings)  # noqa: E731
-        return make, lambda path, _, clip: job.write_clip(path, clip, fps=fps, formats=formats)
+        write_one = functools.partial(job.write_clip, fps=fps, formats=formats)
+        return functools.partial(video, **settings), lambda path, _, clip: write_one(path, clip)
 
     def make_key_frames(prompts, keys):
         ids = video.key_frames(prompts, keys, compat=compat, **settings)

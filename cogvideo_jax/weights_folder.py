@@ -29,7 +29,6 @@ from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer, load_tokenizer
 
 STAGES = ("base", "stage1", "stage2")
 SUPERRES = "superres"
-PARTS = ("tokenizer", *STAGES)
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 OWN_FLOAT32 = ("scale", "temporal_alpha")  # and biases: small, and added to what is float32 anyway
 
@@ -57,8 +56,10 @@ class WeightsFolder:
         self.folder, self.keep = Path(folder), keep
         self.dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
         self.recipe: Recipe = read_recipe(self.folder / FILE)
-        self.files = {name: self._files(name) for name in (*STAGES, SUPERRES) if self._has(name)}
-        self.models = {name: self._model(name) for name in self.files}
+        parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
+        described = {name: _description(self._path(name)) for name in parts}
+        self.files = {name: self._files(name, described[name]) for name in parts}
+        self.models = {name: self._model(name, described[name]) for name in parts}
         self._loaded: dict[Path, dict[str, Array]] = {}
 
     @functools.cached_property
@@ -75,14 +76,10 @@ class WeightsFolder:
     @functools.cached_property
     def labels(self) -> Int[Array, "C"]:
         """Cluster of every image code."""
-        path = self.folder / LABELS
-        codes = self.models["base"].config.image_codes
-        try:
-            labels = np.load(path, allow_pickle=False) if path.exists() else np.arange(codes)
-        except (ValueError, OSError, EOFError) as error:
-            raise ValueError(f"{path} is not a NumPy file of cluster labels") from error
-        if labels.shape != (codes,) or labels.dtype.kind not in "iu" or labels.min() < 0:
-            raise ValueError(f"{path} should hold {codes} cluster numbers, one an image code")
+        path, codes = self.folder / LABELS, self.models["base"].config.image_codes
+        labels = read_labels(path) if path.exists() else np.arange(codes)
+        if len(labels) != codes:
+            raise ValueError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
         return jnp.asarray(labels, jnp.int32)
 
     def stage(self, name: str) -> Stage:
@@ -100,34 +97,23 @@ class WeightsFolder:
         if not self.keep:
             self._loaded.clear()
 
-    def abstract(self, name: str) -> PyTree:
-        """Shapes and types of a part's parameters on the device, from the headers alone."""
-        leaves: dict[str, Any] = {}
-        for path in self.files[name]:
-            found, _ = read_description(path)
-            leaves |= {key: jax.ShapeDtypeStruct(leaf.shape, self._kept_as(key, leaf)) for key, leaf in found.items()}
-        return unflatten_dict(leaves, sep="/")
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
-    def _has(self, name: str) -> bool:
-        return name != SUPERRES or (self.folder / f"{name}.safetensors").exists()
-
-    def _files(self, name: str) -> tuple[Path, ...]:
+    def _files(self, name: str, description: dict) -> tuple[Path, ...]:
         """The base that a part stands on, and what it adds."""
-        path = self.folder / f"{name}.safetensors"
         if name == "base":
-            return (path,)
-        own = _description(path).get("own_base")
-        return self.folder / (f"{name}_base.safetensors" if own else "base.safetensors"), path
+            return (self._path(name),)
+        return self._path(f"{name}_base" if description.get("own_base") else "base"), self._path(name)
 
-    def _model(self, name: str) -> Backbone:
-        path = self.folder / f"{name}.safetensors"
-        values = _description(path).get("config")
+    def _model(self, name: str, description: dict) -> Backbone:
+        values = description.get("config")
         try:
             if name == SUPERRES:
                 return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype)
             return Transformer(transformer_config.from_dict(values), dtype=self.dtype)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} does not describe a {name}: {error}") from error
+            raise ValueError(f"{self._path(name)} does not describe a {name}: {error}") from error
 
     def _load(self, path: Path) -> dict[str, Array]:
         """All leaves of a file, one at a time through the host's memory."""
@@ -141,6 +127,17 @@ class WeightsFolder:
     def _kept_as(self, name: str, leaf: Leaf) -> Any:
         small = name.rsplit("/", 1)[-1]
         return jnp.float32 if small in OWN_FLOAT32 or "bias" in small else self.dtype
+
+
+def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
+    """Cluster numbers, one an image code. Raises ValueError if the file holds something else."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a NumPy file of cluster labels") from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        raise ValueError(f"{path} should hold cluster numbers, one an image code")
+    return labels
 
 
 def _description(path: Path) -> dict:

@@ -2,9 +2,9 @@
 
     cogvideo train --config=configs/cogview2_dsr.py --workdir=runs/cogview2_dsr
 
-7.7 billion parameters, 1.8 billion of them trained beside the frozen base; one TPU v5p-64 slice or 64 GPUs of 80 GB.
-Not yet measured. How super-resolution was trained was never released: the optimizer is that of CogVideo's stages;
-steps and batch are our choice; all fine tokens are masked, since sampling draws them in one pass.
+7.7 billion parameters, 1.8 billion of them trained beside the frozen base. Not yet measured, on no hardware.
+How super-resolution was trained was never released: the optimizer is that of CogVideo's stages; steps and batch are
+our choice; all fine tokens are masked, since sampling draws them in one pass.
 """
 
 import dataclasses

@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/cogview2_itersr.py --workdir=runs/cogview2_itersr
 
-5.9 billion parameters, all trained from the base; one TPU v5p-64 slice or 64 GPUs of 80 GB. Not yet measured.
+5.9 billion parameters, all trained from the base. Not yet measured, on no hardware.
 How super-resolution was trained was never released: the optimizer is that of CogVideo's stages; steps, batch and the
 range of masked shares (sampling masks 64 % in its first round and 6 % in its last) are our choice.
 """

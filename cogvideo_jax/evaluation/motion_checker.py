@@ -24,17 +24,17 @@ LENGTHS = (5, 9, 17, 33)  # frames of a whole clip at 1, 2, 4 and 8 frames/s
 WINDOW = 32  # pixels; holds the largest sprite, a turned square, with its centroid in the middle
 BOX = 24  # pixels; the object is where a box of this side holds most ink
 FAINT = 0.1  # ink below this is the decoder's noise
-EMPTY = 4.0  # full pixels of ink; the least is a purple seven of side 8 with 11.3
+EMPTY = 4.0  # full pixels of ink; the least is a purple four of side 8 with 11.3
 KEPT = 0.8  # share of the frames that are judged; the worst fifth is not
 
 # If even the best way is further off, in pixels of centre and side together, the action is "none". Decoded
-# clips are 0.1 off (all below 0.8), an object that stands still 3.0, and so is each way from all others.
+# clips are 0.03 off (all below 0.2), an object that stands still 2.8, and so is each way from all others.
 ACTION_TOLERANCE = 2.0
-# If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.01
-# (all below 0.05), a ring 0.26, random dots 0.36.
+# If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.001
+# (all below 0.01), a ring 0.26, random dots 0.36.
 OBJECT_TOLERANCE = 0.15
 # Angles in any order fit better by chance than those of a turn, and are charged for it. The least mismatch
-# that must still show is 0.04, of a spinning square taken for an upright one.
+# that must still show is 0.08, of a spinning triangle taken for an upright one.
 FREE_FACTOR, FREE_CHARGE = 1.25, 0.01
 
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import safetensors.numpy
+import torch
 
 from tests.parity.goldens import FOLDER, load, parameters
-
-torch = pytest.importorskip("torch")
 
 Arrays = dict[str, np.ndarray]
 SIZES = ("num_layers", "hidden_size", "num_attention_heads", "vocab_size", "max_sequence_length", "num_image_tokens")

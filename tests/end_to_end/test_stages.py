@@ -72,9 +72,6 @@ def test_bfloat16_keeps_its_matrices_in_half_the_bytes(weights):
     params = video.weights.stage("stage1").params
     assert params["token_table"].dtype == "bfloat16" and params["norm_final"]["scale"].dtype == "float32"
     assert video([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 16, 16, 3)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), params) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), video.weights.abstract("stage1")
-    )
 
 
 def test_key_frames_alone_and_then_interpolated_are_the_whole_video(enlarging, tmp_path):
@@ -82,17 +79,9 @@ def test_key_frames_alone_and_then_interpolated_are_the_whole_video(enlarging, t
     assert len(read_video(tmp_path / "keys.mp4", fps=1.0, max_seconds=60)) == 5
     keys = tmp_path / "keys.keyframes"
     assert run("interpolate", keys, "--weights", enlarging, "--out", tmp_path / "whole.mp4") == 0
-    frames = read_video(tmp_path / "whole.mp4", fps=8.0, max_seconds=60)
-    assert frames.shape[0] == 33
-    video = TextToVideo.load(enlarging)
-    ids = load_weights(keys)[0]["ids"]
-    direct = video.key_frames([PROMPT], _keys(0))
-    np.testing.assert_array_equal(ids, np.asarray(direct[0]))
-
-
-def _keys(seed):
-    """What `cogvideo generate --seed` makes of a seed for its first copy."""
-    return jax.random.fold_in(jax.random.key(seed), 0)[None]
+    assert run("generate", PROMPT, "--weights", enlarging, "--out", tmp_path / "at_once.mp4") == 0
+    assert len(read_video(tmp_path / "whole.mp4", fps=8.0, max_seconds=60)) == 33
+    assert (tmp_path / "whole.mp4").read_bytes() == (tmp_path / "at_once.mp4").read_bytes()
 
 
 def test_a_users_video_gets_twice_the_frame_rate(weights, tmp_path):
