@@ -65,7 +65,7 @@ def test_only_what_cogvideo_adds_is_trained_and_the_base_stays_bit_equal(
 
 def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
-    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).state.trained)
+    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).start().state.trained)
     inherited, _ = load_weights(base)
     added = weights["layers"]["temporal"]
     np.testing.assert_array_equal(added["qkv_kernel"], inherited["layers"]["spatial"]["qkv_kernel"])
@@ -77,7 +77,7 @@ def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, b
 
 def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
-    state = build_part(config, make_mesh(config.mesh.to_dict())).state
+    state = build_part(config, make_mesh(config.mesh.to_dict())).start().state
     moments = count([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
     assert moments == 2 * count(state.trained)
 
