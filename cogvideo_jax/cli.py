@@ -215,19 +215,22 @@ def _prompts(options) -> list[str]:
 
 def _generate(options, _) -> int:
     from cogvideo_jax import generate as job
-    from cogvideo_jax.runtime.memory import require
+    from cogvideo_jax.runtime.memory import require, tell_peak
 
     prompts = _prompts(options)
     formats = [job.SHEET] if options.image else _formats(options)
     jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
     video = _open_weights(options)
-    require(_plan_of(video, options, min(options.batch, len(jobs))))
-    make, write = _picture(video, options) if options.image else _video(video, options, formats)
-    written, complaints = job.run_jobs(video, jobs, seed=options.seed, batch=options.batch, make=make, write=write)
-    for path in written:
-        print(path)
+    jobs, complaints = job.usable(video, jobs)
     for complaint in complaints:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
+    if not jobs:
+        return 2
+    planned = require(_plan_of(video, options, min(options.batch, len(jobs))))
+    make, write = _picture(video, options) if options.image else _video(video, options, formats)
+    for path in job.run_jobs(jobs, seed=options.seed, batch=options.batch, make=make, write=write):
+        print(path)
+    tell_peak(planned)
     return 2 if complaints else 0
 
 

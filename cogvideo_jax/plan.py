@@ -18,6 +18,8 @@ from cogvideo_jax.superres.sample import enlarge_program
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.weights_folder import SUPERRES, TOKENIZER
 
+LOADED_COPIES = 2  # of an array on its way to the device: pages of the file, and the array made of them
+
 
 class Request(NamedTuple):
     """What is to be made, as far as memory depends on it; attributes as those of `TextToVideo`'s calls.
@@ -59,7 +61,10 @@ def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
         own = weights.bytes(step.part)
         working = max(working_bytes(next(compiled), own) for _ in step.programs)
         loaded = loaded | {step.part} if weights.keep else {step.part}
-        phases.append(Phase(step.name, weights.bytes(*loaded), working, step.host, step.advice))
+        loading = LOADED_COPIES * weights.largest_leaf(step.part)
+        shared = working if jax.default_backend() == "cpu" else 0  # taken only when all is loaded
+        host = step.host + max(0, loading - shared)
+        phases.append(Phase(step.name, weights.bytes(*loaded), working, host, step.advice))
     return phases
 
 

@@ -105,6 +105,11 @@ class WeightsFolder:
         trees = [self._shapes(path) for path in files] + [self.tokenizer.params] * (TOKENIZER in parts)
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
 
+    def largest_leaf(self, part: str) -> int:
+        """Bytes of the largest array in a part's files."""
+        files = [self._path(TOKENIZER)] if part == TOKENIZER else self.files[part]
+        return max(leaf.nbytes for path in files for leaf in read_description(path)[0].values())
+
     def release(self) -> None:
         """Lets go of all transformers if they are not to be kept."""
         if not self.keep:

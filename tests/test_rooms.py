@@ -24,7 +24,7 @@ ARROWS = {
     "weights_folder": {"tokens", "model", "superres", "recipe"},
     "text_to_video": {"tokens", "model", "sampling", "superres", "recipe", "weights_folder"},
     "plan": {"tokens", "model", "sampling", "superres", "weights_folder", "text_to_video"},
-    "generate": {"text_to_video", "plan"},
+    "generate": {"text_to_video"},
     "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model", "superres"},

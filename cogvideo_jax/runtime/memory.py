@@ -1,6 +1,8 @@
 """What a compiled program takes, what the machine has, and whether the one fits into the other."""
 
 import math
+import resource
+import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import psutil
+from absl import logging
 
 from cogvideo_jax.notation import PyTree
 
@@ -57,9 +60,9 @@ def room() -> Room:
     return Room(min(psutil.virtual_memory().available, _left_in_container()), free, len(devices))
 
 
-def require(phases: Sequence[Phase], has: Room | None = None) -> None:
-    """Raises ValueError, in one sentence, if a phase does not fit."""
-    has = room() if has is None else has
+def require(phases: Sequence[Phase], has: Room | None = None) -> int:
+    """The planned peak. Raises ValueError, in one sentence, if a phase does not fit."""
+    has = has or room()
     for phase in phases:
         needed, there, where = _tightest(phase, has)
         if needed > there:
@@ -68,24 +71,44 @@ def require(phases: Sequence[Phase], has: Room | None = None) -> None:
                 f"{phase.name} needs {_gib(needed)} of {where} memory ({_gib(phase.weights)} of weights, "
                 f"{_gib(phase.working)} of caches and activations a device), but {_gib(there)} is free{advice}"
             )
+    return planned_peak(phases, has)
 
 
 def table(phases: Sequence[Phase], has: Room | None = None) -> str:
     """The phases as text, and what is free."""
-    has = room() if has is None else has
+    has = has or room()
     lines = [f"{'MiB':24}{'weights':>10}{'working':>10}{'host':>10}   fits"]
     for phase in phases:
         needed, there, _ = _tightest(phase, has)
         numbers = "".join(f"{x / 2**20:10.1f}" for x in (phase.weights, phase.working, phase.host))
         lines.append(f"{phase.name:24}{numbers}   {'yes' if needed <= there else 'no; ' + phase.advice}")
-    free = f"{_gib(has.host)} of the host" if has.device is None else f"{_gib(has.device)} a device"
-    lines.append(f"free: {free}; {has.devices} device{'s' * (has.devices > 1)}")
+    where = "of the host" if has.device is None else "a device"
+    free, peak = has.host if has.device is None else has.device, planned_peak(phases, has)
+    lines.append(f"at most {_gib(peak)} {where} in use, with what this process holds; {_gib(free)} {where} free")
     return "\n".join(lines)
 
 
-def host_bytes(phases: Sequence[Phase], devices: int) -> int:
-    """Largest number of bytes in the host's memory where devices share it."""
-    return max(devices * (phase.weights + phase.working) + phase.host for phase in phases)
+def planned_peak(phases: Sequence[Phase], has: Room | None = None) -> int:
+    """Bytes in use at the fullest moment: of a device, or of this process where devices share the host's memory."""
+    has = has or room()
+    if has.device is not None:
+        return max(phase.weights + phase.working for phase in phases)
+    taken = max(has.devices * (phase.weights + phase.working) + phase.host for phase in phases)
+    return max(measured_peak(), psutil.Process().memory_info().rss + taken)
+
+
+def measured_peak() -> int:
+    """What `planned_peak` foretells, as it has been so far."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def tell_peak(planned: int) -> None:
+    """Logs what was foretold and what came."""
+    logging.info("memory in use: at most %s, %s were planned", _gib(measured_peak()), _gib(planned))
 
 
 def working_bytes(compiled: jax.stages.Compiled, weights: int) -> int:

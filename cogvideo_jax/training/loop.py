@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
-from cogvideo_jax.runtime.memory import Phase, require
+from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.runtime.metrics import MetricsWriter
 from cogvideo_jax.training.config_files import check_keys
 from cogvideo_jax.training.parts import Part, Start, build_part
@@ -45,7 +45,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     mesh = meshes.make_mesh(config.mesh.to_dict())
     with jax.set_mesh(mesh):
         part = build_part(config, mesh)
-        require([part.plan()])
+        planned = require([part.plan()])
 
         # Data, state.
         start = part.start()
@@ -66,6 +66,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
             stop.restore()
 
         # Weights.
+        tell_peak(planned)
         weights = workdir / "weights.safetensors"
         part.export(state, weights)
     return weights
