@@ -25,6 +25,7 @@ setup(
         "optax>=0.2.4",
         "orbax-checkpoint>=0.11",
         "pillow>=10",
+        "psutil",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
         "tensorflow-datasets>=4.9.8",

@@ -17,7 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
-    if rest and known.command != "train":
+    if rest and "config" not in known:
         parser.error(f"unknown argument {rest[0]}")
     try:
         return known.run(known, rest) or 0
@@ -32,19 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cogvideo", description="Text to video by transformers, in JAX.")
     commands = parser.add_subparsers(dest="command", required=True)
-    for add in (_add_train, _add_generate, _add_interpolate, _add_assemble, _add_evaluate, _add_tokenize, _add_convert):
+    _add_train(commands, _train)
+    _add_generate(commands, _generate)
+    for add in (_add_interpolate, _add_plan, _add_assemble, _add_evaluate, _add_tokenize, _add_convert):
         add(commands)
     return parser
 
 
-def _add_train(commands) -> None:
+def _add_train(commands, run) -> None:
     train = commands.add_parser("train", help="train one part", description="Any key: --config.KEY=VALUE")
     train.add_argument("--config", required=True, help="a file of configs/")
-    train.add_argument("--workdir", required=True, help="checkpoints, metrics and weights go here")
-    train.set_defaults(run=_train)
+    train.add_argument("--workdir", required=run is _train, help="checkpoints, metrics and weights go here")
+    train.set_defaults(run=run)
 
 
-def _add_generate(commands) -> None:
+def _add_generate(commands, run) -> None:
     generate = commands.add_parser("generate", help="prompt -> video", description="Writes a video of a sentence.")
     generate.add_argument("prompt", nargs="?", help="English or Chinese")
     generate.add_argument("--prompts", metavar="FILE", help="one prompt a line instead of PROMPT")
@@ -59,7 +61,7 @@ def _add_generate(commands) -> None:
     what.add_argument("--image", action="store_true", help="a picture by the base alone, as PNG")
     what.add_argument("--key-frames", action="store_true", help="stage 1 alone; `cogvideo interpolate` goes on from it")
     _add_running(generate)
-    generate.set_defaults(run=_generate)
+    generate.set_defaults(run=run)
 
 
 def _add_interpolate(commands) -> None:
@@ -72,6 +74,13 @@ def _add_interpolate(commands) -> None:
     interpolate.add_argument("--out", default=".", help="a folder or a file name")
     _add_running(interpolate)
     interpolate.set_defaults(run=_interpolate)
+
+
+def _add_plan(commands) -> None:
+    plan = commands.add_parser("plan", help="memory that a run will take", description="Loads nothing, runs nothing.")
+    what = plan.add_subparsers(dest="what", required=True)
+    _add_train(what, _plan_train)
+    _add_generate(what, _plan_generate)
 
 
 def _add_assemble(commands) -> None:
@@ -156,21 +165,72 @@ def _train(options, overrides: list[str]) -> int:
     return 0
 
 
-def _generate(options, _) -> int:
+def _plan_train(options, overrides: list[str]) -> int:
+    from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.loop import plan
+
+    return _show_plan(plan(load_config(options.config, overrides)))
+
+
+def _plan_generate(options, _) -> int:
+    video = _open_weights(options)
+    together = min(options.batch, options.num * len(_prompts(options)))
+    return _show_plan(_plan_of(video, options, together))
+
+
+def _show_plan(phases) -> int:
+    from cogvideo_jax.runtime.memory import require, room, table
+
+    has = room()
+    print(table(phases, has))
+    require(phases, has)
+    return 0
+
+
+def _plan_of(video, options, together: int):
+    """Phases of a call of `generate` that makes so many videos together."""
+    from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.plan import Request, plan_generation
+
+    _, rates = video.schedule(options.fps, options.seconds)
+    request = Request(
+        together,
+        rounds=0 if options.image or options.key_frames else len(rates),
+        key_frames=not options.image,
+        first_image=options.first_frame is not None,
+        guidance=options.guidance,
+        upscale=not options.no_upscale,
+        compat=Compat(options.compat),
+    )
+    return plan_generation(video, request)
+
+
+def _prompts(options) -> list[str]:
     from cogvideo_jax import generate as job
 
     if (options.prompt is None) == (options.prompts is None):
         raise ValueError("give either a prompt or --prompts FILE")
-    prompts = [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
+    return [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
+
+
+def _generate(options, _) -> int:
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.runtime.memory import require, tell_peak
+
+    prompts = _prompts(options)
     formats = [job.SHEET] if options.image else _formats(options)
     jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
     video = _open_weights(options)
-    make, write = _picture(video, options) if options.image else _video(video, options, formats)
-    written, complaints = job.run_jobs(video, jobs, seed=options.seed, batch=options.batch, make=make, write=write)
-    for path in written:
-        print(path)
+    jobs, complaints = job.usable(video, jobs)
     for complaint in complaints:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
+    if not jobs:
+        return 2
+    planned = require(_plan_of(video, options, min(options.batch, len(jobs))))
+    make, write = _picture(video, options) if options.image else _video(video, options, formats)
+    for path in job.run_jobs(jobs, seed=options.seed, batch=options.batch, make=make, write=write):
+        print(path)
+    tell_peak(planned)
     return 2 if complaints else 0
 
 
@@ -222,6 +282,8 @@ def _interpolate(options, _) -> int:
 
     from cogvideo_jax import generate as job
     from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.plan import Request, plan_generation
+    from cogvideo_jax.runtime.memory import require
 
     source, formats = Path(options.source), _formats(options)
     [target] = job.plan_jobs([source.stem], num=1, out=options.out, formats=formats)
@@ -235,7 +297,10 @@ def _interpolate(options, _) -> int:
             raise ValueError("say what the video shows: --prompt TEXT")
         video.doublings(fps, to)  # refuses a rate before a long video is read
         frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
-    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
+    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat))
+    request = Request(1, rounds=len(video.doublings(fps, to)), start=len(frames), key_frames=False, **settings)
+    require(plan_generation(video, request))
+    settings |= dict(progress=True)
     [clip] = video.interpolate(
         frames[None], [options.prompt or prompt], jax.random.key(options.seed), fps=fps, to=to, **settings
     )

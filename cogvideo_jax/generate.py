@@ -80,35 +80,28 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
 
 
 def run_jobs(
-    video: TextToVideo,
     jobs: Sequence[Job],
     *,
     seed: int,
     batch: int,
     make: Callable[[list[str], Key[Array, "B"]], Sequence],
     write: Callable[[Path, str, Any], list[Path]],
-) -> tuple[list[Path], list[str]]:
-    """Makes everything, `batch` at a time, and writes each batch as soon as it is done.
-
-    A prompt that the weights cannot take is left out and named.
+) -> list[Path]:
+    """Makes everything, `batch` at a time, writes each batch as soon as it is done, and returns the paths.
 
     Args:
       make: prompts and keys -> one result a prompt.
       write: path, prompt and result -> the files written.
-
-    Returns:
-      Paths written, and one sentence for every prompt left out.
     """
-    good, complaints = _usable(video, jobs)
     written = []
-    for start in range(0, len(good), batch):
-        part = good[start : start + batch]
-        filled = [part[i % len(part)] for i in range(min(batch, len(good)))]  # one shape: compiled once
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        filled = [part[i % len(part)] for i in range(min(batch, len(jobs)))]  # one shape: compiled once
         keys = jnp.stack([_job_key(seed, job) for job in filled])
         for job, result in zip(part, make([job.prompt for job in filled], keys)):
             written += write(job.path, job.prompt, result)
             logging.info("wrote %s", job.path)
-    return written, complaints
+    return written
 
 
 def write_clip(path: Path, clip: UInt8[np.ndarray, "T H W 3"], *, fps: float, formats: Sequence[str]) -> list[Path]:
@@ -170,7 +163,8 @@ def read_frames(path: Path, *, fps: float, size: int, max_seconds: float) -> UIn
     return frames
 
 
-def _usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+def usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
+    """Those whose prompts the weights can take, and one sentence for every other prompt."""
     good, complaints = [], {}
     for job in jobs:
         try:

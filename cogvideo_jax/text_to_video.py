@@ -4,7 +4,6 @@ video = TextToVideo.load()                                  # the demo's weights
 frames = video(["a red ball"], jax.random.key(0))           # uint8 [1, 33, 64, 64, 3]
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,7 +20,6 @@ from cogvideo_jax.runtime.metrics import progress_bar
 from cogvideo_jax.sampling.decode import DecodeSettings
 from cogvideo_jax.sampling.interpolate import interpolate_once
 from cogvideo_jax.sampling.keyframes import first_frame, key_frames
-from cogvideo_jax.sampling.logits import Strategy
 from cogvideo_jax.superres.sample import DirectSettings, enlarge
 from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
@@ -90,7 +88,7 @@ class TextToVideo:
         Raises:
           ValueError: a prompt that is empty or too long, or a rate or length that the weights cannot give.
         """
-        _, rounds = self._plan(fps, seconds)
+        _, rounds = self.schedule(fps, seconds)
         rngs = _row_keys(rng, len(prompts))
         with self._bar(len(prompts), rounds, upscale=upscale, keyframes=True, shown=progress) as bar:
             frames = self.key_frames(
@@ -161,7 +159,7 @@ class TextToVideo:
     ) -> Int[Array, "B T N"]:
         """Stage 1 alone: ids of the key frames; arguments as those of `__call__`."""
         bar = _silent() if bar is None else bar
-        key_rate, _ = self._plan(None, seconds)
+        key_rate, _ = self.schedule(None, seconds)
         guided = self._guidance(guidance) is not None
         suffix = self.recipe.guided_suffix if guided else ""
         texts = self._clip_texts("stage1", prompts, key_rate, suffix)
@@ -207,7 +205,7 @@ class TextToVideo:
 
     def check(self, prompt: str) -> None:
         """Raises ValueError if a prompt cannot be used."""
-        key_rate, _ = self._plan(None, None)
+        key_rate, _ = self.schedule(None, None)
         self._texts("base", [prompt], lambda p: self.text.encode(p + self.recipe.first_frame_suffix))
         self._clip_texts("stage1", [prompt], key_rate, self.recipe.guided_suffix)
 
@@ -219,17 +217,17 @@ class TextToVideo:
 
     def rate(self, fps: float | None, seconds: float | None) -> float:
         """Frames a second of a call with these arguments."""
-        key_rate, rounds = self._plan(fps, seconds)
+        key_rate, rounds = self.schedule(fps, seconds)
         return rounds[-1] if rounds else key_rate
 
     def key_rate(self, seconds: float | None) -> float:
         """Frames a second of the key frames of a video of this length."""
-        return self._plan(None, seconds)[0]
+        return self.schedule(None, seconds)[0]
 
     # What is to be done -------------------------------------------------------------------------------
 
-    def _plan(self, fps: float | None, seconds: float | None) -> tuple[float, list[float]]:
-        """Key frame rate, and the rate after each round of interpolation."""
+    def schedule(self, fps: float | None, seconds: float | None) -> tuple[float, list[float]]:
+        """Key frame rate, and the rate after each round of interpolation; arguments as in `__call__`."""
         intervals = self.weights.models["stage1"].config.layout.frames - 1
         lengths = {intervals / rate: rate for rate in self.recipe.keyframe_fps}
         seconds = min(lengths) if seconds is None else seconds
@@ -293,16 +291,11 @@ class TextToVideo:
     # Steps --------------------------------------------------------------------------------------------
 
     def _first(self, texts: Texts, rngs: Key[Array, "B"], compat: Compat) -> Int[Array, "B 1 N"]:
-        recipe, stage = self.recipe, self.weights.stage("base")
-        settings = self._settings(recipe.first_frame, None, recipe.text_log_weight, compat)
-        if compat == Compat.RELEASE:
-            settings = dataclasses.replace(settings, last_token=recipe.keyframes)
-        keys = _stage_keys(rngs, 0)
+        stage, keys, settings = self.weights.stage("base"), _stage_keys(rngs, 0), self.settings("base", None, compat)
         return first_frame(stage.params, *texts, keys, self.weights.labels, model=stage.model, settings=settings)
 
     def _keyframes(self, texts: Texts, first, rngs, guidance, compat, on_frame) -> Int[Array, "B T N"]:
-        recipe, stage, guidance = self.recipe, self.weights.stage("stage1"), self._guidance(guidance)
-        weight = recipe.text_log_weight if guidance is None else 0.0
+        stage = self.weights.stage("stage1")
         return key_frames(
             stage.params,
             *texts,
@@ -310,7 +303,7 @@ class TextToVideo:
             _stage_keys(rngs, 1),
             self.weights.labels,
             model=stage.model,
-            settings=self._settings(recipe.keyframes, guidance, weight, compat),
+            settings=self.settings("stage1", guidance, compat),
             on_frame=on_frame,
         )
 
@@ -336,7 +329,7 @@ class TextToVideo:
                 _stage_keys(rngs, 1 + frames.shape[1]),
                 self.weights.labels,
                 model=stage.model,
-                settings=self._settings(recipe.interpolation, None, recipe.text_log_weight, compat),
+                settings=self.settings("stage2", None, compat),
                 chunk=recipe.windows_per_call,
                 on_frame=bar.update,
             )
@@ -358,14 +351,25 @@ class TextToVideo:
             keys(_stage_keys(rngs, 1000)).reshape(-1),
             self.weights.labels,
             model=stage.model,
-            settings=DirectSettings(recipe.superres, self._clusters, **AT_ONCE),
+            settings=self.direct_settings(),
             rows_per_call=recipe.enlarged_per_call,
             on_part=bar.update,
         )
         return fine.reshape(batch, length, -1)
 
-    def _settings(self, strategy: Strategy, guidance: float | None, weight: float, compat: Compat) -> DecodeSettings:
-        return DecodeSettings(strategy, self._clusters, guidance, weight, compat=compat)
+    def settings(self, stage: str, guidance: float | None, compat: Compat) -> DecodeSettings:
+        """How a stage writes; `guidance` as in `__call__`, for stage 1 only."""
+        recipe, last = self.recipe, None
+        strategies = {"base": recipe.first_frame, "stage1": recipe.keyframes, "stage2": recipe.interpolation}
+        scale = self._guidance(guidance) if stage == "stage1" else None
+        weight = recipe.text_log_weight if scale is None else 0.0
+        if stage == "base" and compat == Compat.RELEASE:
+            last = recipe.keyframes
+        return DecodeSettings(strategies[stage], self._clusters, scale, weight, compat=compat, last_token=last)
+
+    def direct_settings(self) -> DirectSettings:
+        """How super-resolution draws."""
+        return DirectSettings(self.recipe.superres, self._clusters, **AT_ONCE)
 
     @functools.cached_property
     def _clusters(self) -> int:

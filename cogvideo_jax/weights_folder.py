@@ -28,7 +28,7 @@ from cogvideo_jax.tokens.text import TextTokenizer
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer, load_tokenizer
 
 STAGES = ("base", "stage1", "stage2")
-SUPERRES = "superres"
+SUPERRES, TOKENIZER = "superres", "tokenizer"
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 OWN_FLOAT32 = ("scale", "temporal_alpha")  # and biases: small, and added to what is float32 anyway
 
@@ -54,7 +54,7 @@ class WeightsFolder:
 
     def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True):
         self.folder, self.keep = Path(folder), keep
-        self.dtype = dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16)
+        self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
         self.recipe: Recipe = read_recipe(self.folder / FILE)
         parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
         described = {name: _description(self._path(name)) for name in parts}
@@ -92,6 +92,24 @@ class WeightsFolder:
             leaves |= self._load(path)
         return Stage(self.models[name], unflatten_dict(leaves, sep="/"))
 
+    def abstract(self, name: str) -> PyTree:
+        """Shapes and types of a part's parameters as they will be on the device."""
+        leaves: dict[str, jax.ShapeDtypeStruct] = {}
+        for path in self.files[name]:
+            leaves |= self._shapes(path)
+        return unflatten_dict(leaves, sep="/")
+
+    def bytes(self, *parts: str) -> int:
+        """What these parts take on the device; a file that several of them stand on counts once."""
+        files = {path for part in parts if part != TOKENIZER for path in self.files[part]}
+        trees = [self._shapes(path) for path in files] + [self.tokenizer.params] * (TOKENIZER in parts)
+        return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(trees))
+
+    def largest_leaf(self, part: str) -> int:
+        """Bytes of the largest array in a part's files."""
+        files = [self._path(TOKENIZER)] if part == TOKENIZER else self.files[part]
+        return max(leaf.nbytes for path in files for leaf in read_description(path)[0].values())
+
     def release(self) -> None:
         """Lets go of all transformers if they are not to be kept."""
         if not self.keep:
@@ -114,6 +132,10 @@ class WeightsFolder:
             return Transformer(transformer_config.from_dict(values), dtype=self.dtype)
         except (ValueError, TypeError) as error:
             raise ValueError(f"{self._path(name)} does not describe a {name}: {error}") from error
+
+    def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+        leaves, _ = read_description(path)
+        return {name: jax.ShapeDtypeStruct(leaf.shape, self._kept_as(name, leaf)) for name, leaf in leaves.items()}
 
     def _load(self, path: Path) -> dict[str, Array]:
         """All leaves of a file, one at a time through the host's memory."""

@@ -55,7 +55,12 @@ def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
+def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+    """Split over `data` and `fsdp`."""
+    return NamedSharding(mesh, BATCH)
+
+
 def put_batch(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
     """Host arrays of this process -> global arrays split over `data` and `fsdp`."""
-    sharding = NamedSharding(mesh, BATCH)
+    sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)

@@ -134,7 +134,7 @@ def enlarge(
       rows_per_call: pictures in memory at a time.
       on_part: called when as many are done.
     """
-    call = functools.partial(_enlarge, params, labels, model=model, settings=settings)
+    call = functools.partial(enlarge_program, params, labels, model=model, settings=settings)
     return _in_parts(call, (text, text_mask, coarse, rngs), rows_per_call=rows_per_call, on_part=on_part)
 
 
@@ -158,7 +158,8 @@ def refine(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
-def _enlarge(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
+def enlarge_program(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
+    """One call of `enlarge`."""
     config = model.config
     writes = drawn_at_step(config.fine_grid, warmup=settings.warmup, block=settings.block)
 

@@ -91,6 +91,11 @@ class VQTokenizer:
         pixels = np.asarray(self.decode_float(ids, rate)) * 255.0
         return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
+    def lower_decode(self, rows: int, tokens: int) -> jax.stages.Lowered:
+        """The program of `decode` for ids of this shape."""
+        ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
+        return _decode.lower(self.params, ids, config=self.config, rate=self._rate(None))
+
     def _rate(self, rate: int | None) -> int:
         rate = self.config.default_rate if rate is None else rate
         if rate not in self.config.rates:

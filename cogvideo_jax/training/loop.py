@@ -11,9 +11,10 @@ from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
+from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.runtime.metrics import MetricsWriter
 from cogvideo_jax.training.config_files import check_keys
-from cogvideo_jax.training.parts import Part, build_part
+from cogvideo_jax.training.parts import Part, Start, build_part
 from cogvideo_jax.training.state import count, make_schedule
 
 
@@ -40,51 +41,65 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
-    # Devices, model, data.
+    # Devices, model, memory.
     mesh = meshes.make_mesh(config.mesh.to_dict())
     with jax.set_mesh(mesh):
         part = build_part(config, mesh)
-        logging.info("%s: %d numbers in the state, %s", config.part, count(part.state), jax.devices()[0].platform)
+        planned = require([part.plan()])
+
+        # Data, state.
+        start = part.start()
+        logging.info("%s: %d numbers in the state, %s", config.part, count(start.state), jax.devices()[0].platform)
 
         # Resume.
         checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        step, state = _resume(part, checkpoints)
+        step, start = _resume(start, checkpoints)
 
         # Steps.
         stop = _StopRequest()
         metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
         try:
-            state = _steps(config, part, state, step, mesh, checkpoints, metrics, stop)
+            state = _steps(config, part, start, step, mesh, checkpoints, metrics, stop)
         finally:
             metrics.close()
             checkpoints.close()
             stop.restore()
 
         # Weights.
+        tell_peak(planned)
         weights = workdir / "weights.safetensors"
         part.export(state, weights)
     return weights
 
 
-def _resume(part: Part, checkpoints: Checkpoints):
-    """Newest saved step and state, or step zero."""
+def plan(config: ConfigDict) -> list[Phase]:
+    """What `train` will take of memory; reads no data and no weights."""
+    check_keys(config)
+    mesh = meshes.make_mesh(config.mesh.to_dict())
+    with jax.set_mesh(mesh):
+        return [build_part(config, mesh).plan()]
+
+
+def _resume(start: Start, checkpoints: Checkpoints) -> tuple[int, Start]:
+    """Newest saved step and what it goes on from, or step zero."""
     step = checkpoints.latest()
     if step is None:
-        return 0, part.state
-    state, place = checkpoints.restore(step, part.state)
-    part.batches.set_state(place)
+        return 0, start
+    state, place = checkpoints.restore(step, start.state)
+    start.batches.set_state(place)
     logging.info("resumed at step %d", step)
-    return step, state
+    return step, start._replace(state=state)
 
 
-def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop):
+def _steps(config, part: Part, start: Start, step: int, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop):
     """Runs from `step` to the end; nothing in it waits for the device except where figures are written."""
+    state, frozen, batches = start
     base_rng = jax.random.key(config.seed + 1)
     schedule = make_schedule(config.optimizer, steps=config.steps)
     pending, since = [], time.monotonic()
     while step < config.steps:
-        batch = meshes.put_batch(next(part.batches), mesh)
-        state, scalars = part.step(state, part.frozen, batch, jax.random.fold_in(base_rng, step))
+        batch = meshes.put_batch(next(batches), mesh)
+        state, scalars = part.step(state, frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
         pending.append((step, scalars))
         stopping = stop.asked  # read once: a signal that comes later is for the next step
@@ -98,7 +113,7 @@ def _steps(config, part: Part, state, step: int, mesh, checkpoints: Checkpoints,
             if step % config.log_every == 0:
                 metrics.write(step, values)
         if saves:
-            checkpoints.save(step, state, part.batches.get_state())
+            checkpoints.save(step, state, batches.get_state())
         if stopping and step < config.steps:
             raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
     return state

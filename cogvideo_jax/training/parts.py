@@ -1,4 +1,4 @@
-"""The parts that `cogvideo train` trains, each as what the one loop needs: state, step, batches, export.
+"""The parts that `cogvideo train` trains, each as what the one loop needs: step, start, batches, export.
 
 | part      | learns                        | from                             | starts from             |
 |-----------|-------------------------------|----------------------------------|-------------------------|
@@ -16,18 +16,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from cogvideo_jax.data import examples
 from cogvideo_jax.data.clips import open_source
-from cogvideo_jax.data.pipeline import frame_batches, token_batches
+from cogvideo_jax.data.pipeline import MakeExample, frame_batches, token_batches
 from cogvideo_jax.data.tokenize import TokenCache
 from cogvideo_jax.model import config as presets
 from cogvideo_jax.model.transformer import Backbone, Transformer
 from cogvideo_jax.notation import Array, Key, PyTree
 from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
@@ -38,24 +40,46 @@ from cogvideo_jax.training import superres_step, transformer_step
 from cogvideo_jax.training.vq_step import init_vq_state, vq_train_step
 
 
-class Part(NamedTuple):
-    """One thing to train.
+class Start(NamedTuple):
+    """Where training begins: state at step zero, parameters that are only read, and the data.
 
     Attributes:
-      state: at step zero, on the devices.
-      frozen: parameters that steps read and never change.
-      step: (state, frozen, batch, rng) -> (state, scalars), jitted with the state donated.
+      state, frozen: on the devices.
       batches: iterator of host batches whose place can be saved.
-      tokens_per_batch: for tokens a second.
-      export: (state, path) -> writes the trained weights.
     """
 
     state: PyTree
     frozen: PyTree
-    step: Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[PyTree, dict]]
     batches: Any
+
+
+class Part:
+    """One thing to train. Making it reads no file and fills no memory: `abstract` says what a step will take.
+
+    Attributes:
+      step: (state, frozen, batch, rng) -> (state, scalars), jitted with the state donated.
+      abstract: what it takes as shapes, types and shardings.
+      tokens_per_batch: for tokens a second.
+    """
+
+    step: Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[PyTree, dict]]
+    abstract: tuple[PyTree, PyTree, PyTree, PyTree]
     tokens_per_batch: int
-    export: Callable[[PyTree, Path], None]
+
+    def plan(self) -> Phase:
+        """Memory that a step takes; the mesh must be set. The step is compiled, and need not be again."""
+        weights = tree_bytes(self.abstract[:2])
+        [compiled] = compile_all([self.step.lower(*self.abstract)])
+        advice = "lower batch_size, set remat=True, or give mesh.fsdp more devices"
+        return Phase("a training step", weights, working_bytes(compiled, weights), advice=advice)
+
+    def start(self) -> Start:
+        """Reads what the config names. Raises ValueError if it is missing or does not fit."""
+        raise NotImplementedError
+
+    def export(self, state: PyTree, path: Path) -> None:
+        """Writes the trained weights."""
+        raise NotImplementedError
 
 
 def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
@@ -64,13 +88,10 @@ def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     Raises:
       ValueError: unknown part, or settings that do not fit together.
     """
-    if config.part == "tokenizer":
-        return _tokenizer(config, mesh)
-    if config.part in ("base", "stage1", "stage2"):
-        return _transformer(config, mesh)
-    if config.part in ("superres", "itersr"):
-        return _super_resolution(config, mesh)
-    raise ValueError(f"part must be tokenizer, {', '.join(MODELS)}; got {config.part!r}")
+    parts = {"tokenizer": TokenizerPart, "superres": SuperResolutionPart, "itersr": SuperResolutionPart}
+    if config.part not in {"tokenizer", *MODELS}:
+        raise ValueError(f"part must be tokenizer, {', '.join(MODELS)}; got {config.part!r}")
+    return parts.get(config.part, TransformerPart)(config, mesh)
 
 
 def build_model(config: ConfigDict) -> Backbone:
@@ -83,133 +104,163 @@ def build_model(config: ConfigDict) -> Backbone:
     return model(read(config.model.to_dict()), dtype=config.dtype, remat=config.remat)
 
 
-def _tokenizer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
-    vq_config = config_from_dict(config.model.to_dict())
-    tx = states.make_optimizer(config.optimizer, steps=config.steps)
-    make = functools.partial(
-        frame_batches,
-        open_source(**{key: config.data[key] for key in SOURCE_KEYS}),
-        batch_size=config.batch_size,
-        frames_per_clip=config.data.frames_per_clip,
-        seed=config.seed,
-        **_processes(),
-    )
-    first = next(iter(make()))
-    rng = jax.random.key(config.seed)
-    init = functools.partial(init_vq_state, vq_config, tx=tx)
+class TokenizerPart(Part):
+    """Pixels <-> codes."""
 
-    def step(state, frozen, frames, rng):
-        del frozen
-        return vq_train_step(state, frames, rng, config=vq_config, tx=tx, **config.vq.to_dict())
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
+        self.config, self.everywhere = config, meshes.replicated(mesh)
+        self.sizes = config_from_dict(config.model.to_dict())
+        tx = states.make_optimizer(config.optimizer, steps=config.steps)
+        size = config.data.size
+        frames = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), "uint8", sharding=meshes.batch_sharding(mesh))
+        self._init = functools.partial(init_vq_state, self.sizes, tx=tx)
+        state = states.placed(jax.eval_shape(self._init, jax.random.key(0), frames), self.everywhere)
+        self.abstract = state, {}, frames, states.abstract_key(mesh)
 
-    def export(state, path):
+        def step(state, frozen, frames, rng):
+            del frozen
+            return vq_train_step(state, frames, rng, config=self.sizes, tx=tx, **config.vq.to_dict())
+
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=self.everywhere)
+        self.tokens_per_batch = config.batch_size * (size // self.sizes.rates[0]) ** 2
+
+    def start(self) -> Start:
+        """The code book starts on latents of the first batch."""
+        config, init = self.config, jax.jit(self._init, out_shardings=self.everywhere)
+        source = open_source(**{key: config.data[key] for key in SOURCE_KEYS})
+        sizes = dict(batch_size=config.batch_size, frames_per_clip=config.data.frames_per_clip)
+        open_batches = functools.partial(frame_batches, source, **sizes, seed=config.seed, **_processes())
+        return Start(init(jax.random.key(config.seed), next(iter(open_batches()))), {}, open_batches())
+
+    def export(self, state: PyTree, path: Path) -> None:
         tree = {"networks": state.params, "codebook": dict(vars(state.codebook))}
-        save_weights(path, jax.device_get(tree), {"kind": "tokenizer", "config": dataclasses.asdict(vq_config)})
-
-    return Part(
-        state=jax.jit(init, out_shardings=meshes.replicated(mesh))(rng, first),
-        frozen={},
-        step=jax.jit(step, donate_argnums=0, out_shardings=meshes.replicated(mesh)),
-        batches=make(),
-        tokens_per_batch=config.batch_size * (config.data.size // vq_config.rates[0]) ** 2,
-        export=export,
-    )
+        save_weights(path, jax.device_get(tree), {"kind": "tokenizer", "config": dataclasses.asdict(self.sizes)})
 
 
-def _transformer(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
-    model = build_model(config)
-    layout = model.config.layout
-    cache, text = _open_data(config, model, grid=layout.grid)
-    _check_lengths(config, cache, frames=layout.frames)
-    params = states.init_params(model, jax.random.key(config.seed), mesh)
-    if config.part != "base":
-        params = states.inherit_base(params, load_weights(config.base)[0], model)
-        if config.added:
-            added = flatten_dict(load_weights(config.added)[0])
-            params = unflatten_dict(flatten_dict(params) | added)
-    make_example = functools.partial(EXAMPLES[config.part], text=text, layout=layout, **config.example.to_dict())
-    return _trained_part(
-        config,
-        mesh,
-        model=model,
-        params=params,
-        freeze=config.part != "base",
-        loss=transformer_step.loss_and_metrics,
-        make_example=make_example,
-        cache=cache,
-        length=layout.length,
-    )
+class BackbonePart(Part):
+    """What all transformers share: which parameters train, the step, how the state is born.
 
+    A subclass says what the parameters start as, what an example is, and which loss is lowered.
+    """
 
-def _super_resolution(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
-    model = build_model(config)
-    sizes = model.config
-    cache, text = _open_data(config, model, grid=sizes.fine_grid)
-    if sizes.coarse and cache.coarse_grid != sizes.coarse.grid:
-        raise ValueError(
-            f"the model enlarges {sizes.coarse.grid} x {sizes.coarse.grid} tokens, but the coarse grid of the token "
-            f"cache is {cache.coarse_grid}; tokenize with --coarse-size"
+    loss: Callable
+
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, *, freeze: bool, batch: dict, length: int):
+        self.config, self.mesh, self.model = config, mesh, build_model(config)
+        tx = states.make_optimizer(config.optimizer, steps=config.steps)
+        self._split = states.split_added if freeze else functools.partial(states.Split, {})
+        boxed = states.abstract_params(self.model)
+        params, shardings = nn.meta.unbox(boxed), meshes.shardings(boxed, mesh)
+        (frozen, trained), (frozen_sharding, trained_sharding) = self._split(params), self._split(shardings)
+        create = functools.partial(states.TrainState.create, tx=tx)
+        state_sharding = states.state_shardings(trained, trained_sharding, tx, mesh)
+        self._create = jax.jit(create, out_shardings=state_sharding)
+        self.abstract = (
+            states.placed(jax.eval_shape(create, trained), state_sharding),
+            states.placed(frozen, frozen_sharding),
+            states.placed(batch, meshes.batch_sharding(mesh)),
+            states.abstract_key(mesh),
         )
-    base, description = load_weights(config.base)
-    params = superres_step.inherit_fine(
-        states.init_params(model, jax.random.key(config.seed), mesh),
-        base,
-        base_config=presets.from_dict(description.get("config")),
-        config=sizes,
-    )
-    make_example = functools.partial(
-        examples.fine_example,
-        text=text,
-        text_length=sizes.text_length,
-        coarse=sizes.coarse is not None,
-        **config.example.to_dict(),
-    )
-    return _trained_part(
-        config,
-        mesh,
-        model=model,
-        params=params,
-        freeze=not config.train_inherited,
-        loss=superres_step.loss_and_metrics,
-        make_example=make_example,
-        cache=cache,
-        length=sizes.length,
-    )
+        step = functools.partial(transformer_step.train_step, model=self.model, tx=tx, loss=type(self).loss)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, meshes.replicated(mesh)))
+        self.tokens_per_batch = config.batch_size * length
+
+    def start(self) -> Start:
+        config, (cache, text) = self.config, self._data
+        sizes = dict(batch_size=config.batch_size, seed=config.seed)
+        batches = token_batches(cache, self._make_example(text), **sizes, **_processes())
+        frozen, trained = self._split(self._first_params())
+        state, kept, *_ = self.abstract
+        place = functools.partial(jax.tree.map, lambda leaf, shape: jax.device_put(leaf, shape.sharding))
+        return Start(self._create(place(trained, state.trained)), place(frozen, kept), batches)
+
+    def export(self, state: PyTree, path: Path) -> None:
+        description = {"kind": self.config.part, "config": dataclasses.asdict(self.model.config)}
+        description["tokenizer"] = self._data[0].fingerprint
+        save_weights(path, jax.device_get(state.trained), description)
+
+    def _fresh(self) -> PyTree:
+        return states.init_params(self.model, jax.random.key(self.config.seed), self.mesh)
+
+    def _first_params(self) -> PyTree:
+        raise NotImplementedError
+
+    def _make_example(self, text: TextTokenizer) -> MakeExample:
+        raise NotImplementedError
+
+    @property
+    def _data(self) -> tuple[TokenCache, TextTokenizer]:
+        raise NotImplementedError
 
 
-def _trained_part(
-    config: ConfigDict,
-    mesh: jax.sharding.Mesh,
-    *,
-    model: Backbone,
-    params: PyTree,
-    freeze: bool,
-    loss: Callable,
-    make_example: Callable,
-    cache: TokenCache,
-    length: int,
-) -> Part:
-    """The part of a transformer whose parameters stand ready; `freeze` trains only what is added to the base."""
-    tx = states.make_optimizer(config.optimizer, steps=config.steps)
-    shardings = meshes.shardings(states.abstract_params(model), mesh)
-    split = states.split_added if freeze else functools.partial(states.Split, {})
-    (frozen, trained), (frozen_sharding, trained_sharding) = split(params), split(shardings)
-    state_sharding = states.state_shardings(trained, trained_sharding, tx, mesh)
-    create = jax.jit(functools.partial(states.TrainState.create, tx=tx), out_shardings=state_sharding)
-    step = functools.partial(transformer_step.train_step, model=model, tx=tx, loss=loss)
+class TransformerPart(BackbonePart):
+    """The base, stage 1 and stage 2."""
 
-    def export(state, path):
-        description = {"kind": config.part, "config": dataclasses.asdict(model.config)}
-        save_weights(path, jax.device_get(state.trained), description | {"tokenizer": cache.fingerprint})
+    loss = transformer_step.loss_and_metrics
 
-    return Part(
-        state=create(jax.device_put(trained, trained_sharding)),
-        frozen=jax.device_put(frozen, frozen_sharding),
-        step=jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, meshes.replicated(mesh))),
-        batches=token_batches(cache, make_example, batch_size=config.batch_size, seed=config.seed, **_processes()),
-        tokens_per_batch=config.batch_size * length,
-        export=export,
-    )
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
+        self.layout = build_model(config).config.layout
+        frames = (self.layout.frames, self.layout.frame_tokens)
+        batch = _abstract_text(config, self.layout.text_length) | {"frames": _ids(config, *frames)}
+        super().__init__(config, mesh, freeze=config.part != "base", batch=batch, length=self.layout.length)
+
+    def _first_params(self) -> PyTree:
+        config, params = self.config, self._fresh()
+        if config.part == "base":
+            return params
+        params = states.inherit_base(params, load_weights(config.base)[0], self.model)
+        if not config.added:
+            return params
+        return unflatten_dict(flatten_dict(params) | flatten_dict(load_weights(config.added)[0]))
+
+    def _make_example(self, text: TextTokenizer) -> MakeExample:
+        example = self.config.example.to_dict()
+        return functools.partial(EXAMPLES[self.config.part], text=text, layout=self.layout, **example)
+
+    @functools.cached_property
+    def _data(self) -> tuple[TokenCache, TextTokenizer]:
+        cache, text = _open_data(self.config, self.model, grid=self.layout.grid)
+        _check_lengths(self.config, cache, frames=self.layout.frames)
+        return cache, text
+
+
+class SuperResolutionPart(BackbonePart):
+    """Direct and iterative super-resolution."""
+
+    loss = superres_step.loss_and_metrics
+
+    def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
+        self.sizes = sizes = build_model(config).config
+        masked = jax.ShapeDtypeStruct((config.batch_size, sizes.fine_tokens), bool)
+        batch = _abstract_text(config, sizes.text_length) | {"fine": _ids(config, sizes.fine_tokens), "masked": masked}
+        if sizes.coarse:
+            batch["coarse"] = _ids(config, sizes.coarse.grid**2)
+        super().__init__(config, mesh, freeze=not config.train_inherited, batch=batch, length=sizes.length)
+
+    def _first_params(self) -> PyTree:
+        base, description = load_weights(self.config.base)
+        base_config = presets.from_dict(description.get("config"))
+        return superres_step.inherit_fine(self._fresh(), base, base_config=base_config, config=self.sizes)
+
+    def _make_example(self, text: TextTokenizer) -> MakeExample:
+        return functools.partial(
+            examples.fine_example,
+            text=text,
+            text_length=self.sizes.text_length,
+            coarse=self.sizes.coarse is not None,
+            **self.config.example.to_dict(),
+        )
+
+    @functools.cached_property
+    def _data(self) -> tuple[TokenCache, TextTokenizer]:
+        cache, text = _open_data(self.config, self.model, grid=self.sizes.fine_grid)
+        coarse = self.sizes.coarse
+        if coarse and cache.coarse_grid != coarse.grid:
+            raise ValueError(
+                f"the model enlarges {coarse.grid} x {coarse.grid} tokens, but the coarse grid of the token cache is "
+                f"{cache.coarse_grid}; tokenize with --coarse-size"
+            )
+        return cache, text
 
 
 SOURCE_KEYS = ("name", "size", "data_dir", "train_clips", "test_clips")
@@ -254,6 +305,14 @@ def _check_lengths(config: ConfigDict, cache: TokenCache, *, frames: int) -> Non
             f"the shortest clip lasts {shortest:g} s, too short for {frames} frames at {highest:g} a second; "
             "add a higher rate to example.rates or leave the clip out"
         )
+
+
+def _ids(config: ConfigDict, *shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((config.batch_size, *shape), "int32")
+
+
+def _abstract_text(config: ConfigDict, length: int) -> dict[str, jax.ShapeDtypeStruct]:
+    return {"text": _ids(config, length), "text_mask": jax.ShapeDtypeStruct((config.batch_size, length), bool)}
 
 
 def _processes() -> dict[str, int]:

@@ -47,6 +47,19 @@ def state_shardings(trained: PyTree, shardings: PyTree, tx: optax.GradientTransf
     return TrainState(step=everywhere, trained=shardings, opt_state=opt_state)
 
 
+def placed(abstract: PyTree, shardings: PyTree) -> PyTree:
+    """Shapes and types, with where they lie: a sharding for every leaf, or one for all."""
+    leaf = lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)  # noqa: E731
+    if isinstance(shardings, jax.sharding.Sharding):
+        return jax.tree.map(lambda x: leaf(x, shardings), abstract)
+    return jax.tree.map(leaf, abstract, shardings)
+
+
+def abstract_key(mesh: Mesh) -> jax.ShapeDtypeStruct:
+    """A step's random key: the same on every device."""
+    return placed(jax.eval_shape(lambda: jax.random.key(0)), meshes.replicated(mesh))
+
+
 class Split(NamedTuple):
     """One parameter tree in two."""
 

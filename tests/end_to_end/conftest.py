@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import flax.linen as nn
 import jax
@@ -12,10 +13,14 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.transformer import Transformer, is_added
-from cogvideo_jax.runtime.weights import save_weights
+from cogvideo_jax.runtime.mesh import make_mesh
+from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
+from cogvideo_jax.superres.models import DirectSuperResolution
 from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
 from cogvideo_jax.tokens.text import TextTokenizer, fit_text_model
 from cogvideo_jax.tokens.vq_networks import DEMO, init_networks
+from cogvideo_jax.training.state import init_params, split_added
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16
 SENTENCES = [
@@ -105,4 +110,28 @@ def weights(tmp_path_factory):
         {"kind": "tokenizer", "config": dataclasses.asdict(vq)},
     )
     (folder / "pipeline.json").write_text(json.dumps(RECIPE, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def enlarging(weights, tmp_path_factory):
+    """The folder with a direct model beside it: 4 x 4 -> 8 x 8 tokens, 16 -> 32 pixels."""
+    folder = tmp_path_factory.mktemp("enlarging") / "weights"
+    shutil.copytree(weights, folder)
+    base = load_weights(folder / "base.safetensors")[1]["config"]
+    same = {key: base[key] for key in ("vocab_size", "image_codes", "boi", "width", "heads", "layers", "mlp_width")}
+    config = SuperResolutionConfig(
+        **same,
+        text_length=base["layout"]["text_length"],
+        coarse=CoarseGrid(grid=4, first_position=base["first_frame_position"], kernel=(3, 3)),
+        fine_grid=8,
+        fine_kernel=(5, 3),
+        base_positions=base["base_positions"],
+        dropout=0.0,
+    )
+    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
+    with jax.set_mesh(mesh):
+        params = init_params(DirectSuperResolution(config), jax.random.key(7), mesh)
+    description = {"kind": "superres", "config": dataclasses.asdict(config)}
+    save_weights(folder / "superres.safetensors", jax.device_get(split_added(params).trained), description)
     return folder

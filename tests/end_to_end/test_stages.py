@@ -1,7 +1,6 @@
 """Stages run alone and continued, super-resolution, and what each of the command's options changes."""
 
 import dataclasses
-import shutil
 
 import jax
 import numpy as np
@@ -9,39 +8,10 @@ import pytest
 
 from cogvideo_jax.cli import main
 from cogvideo_jax.model.config import Compat
-from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.video_io import read_image, read_video, write_mp4
-from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
-from cogvideo_jax.superres.models import DirectSuperResolution
 from cogvideo_jax.text_to_video import TextToVideo
-from cogvideo_jax.training.state import init_params, split_added
 
 PROMPT = "a red ball moves to the right"
-
-
-@pytest.fixture(scope="module")
-def enlarging(weights, tmp_path_factory):
-    """The folder with a direct model beside it: 4 x 4 -> 8 x 8 tokens, 16 -> 32 pixels."""
-    folder = tmp_path_factory.mktemp("enlarging") / "weights"
-    shutil.copytree(weights, folder)
-    base = load_weights(folder / "base.safetensors")[1]["config"]
-    same = {key: base[key] for key in ("vocab_size", "image_codes", "boi", "width", "heads", "layers", "mlp_width")}
-    config = SuperResolutionConfig(
-        **same,
-        text_length=base["layout"]["text_length"],
-        coarse=CoarseGrid(grid=4, first_position=base["first_frame_position"], kernel=(3, 3)),
-        fine_grid=8,
-        fine_kernel=(5, 3),
-        base_positions=base["base_positions"],
-        dropout=0.0,
-    )
-    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-    with jax.set_mesh(mesh):
-        params = init_params(DirectSuperResolution(config), jax.random.key(7), mesh)
-    description = {"kind": "superres", "config": dataclasses.asdict(config)}
-    save_weights(folder / "superres.safetensors", jax.device_get(split_added(params).trained), description)
-    return folder
 
 
 def run(*arguments) -> int:

@@ -122,16 +122,18 @@ def make_config(cache, sizes, base):
 
 
 def build(config):
-    return build_part(config, make_mesh(config.mesh.to_dict()))
+    """The part and where it starts."""
+    part = build_part(config, make_mesh(config.mesh.to_dict()))
+    return part, part.start()
 
 
 def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_config, base):
-    part = build(make_config("superres"))
-    before = jax.device_get(part.state.trained)
-    state, metrics = part.step(part.state, part.frozen, next(part.batches), jax.random.key(0))
-    state, metrics = part.step(state, part.frozen, next(part.batches), jax.random.key(1))
+    part, (state, frozen, batches) = build(make_config("superres"))
+    before = jax.device_get(state.trained)
+    for i in range(2):
+        state, metrics = part.step(state, frozen, next(batches), jax.random.key(i))
     inherited = flatten_dict(load_weights(base)[0])
-    frozen = flatten_dict(part.frozen)
+    frozen = flatten_dict(frozen)
     assert set(frozen) == set(inherited)
     for path, leaf in frozen.items():
         assert np.asarray(leaf).tobytes() == inherited[path].tobytes(), path
@@ -148,13 +150,13 @@ def test_the_iterative_model_can_train_everything(make_config, tmp_path, base):
         path for path, leaf in flatten_dict(weights).items() if path in inherited and np.any(leaf != inherited[path])
     ]
     assert description["kind"] == "itersr" and len(changed) > 10
-    frozen = build(make_config("itersr", train_inherited=False))
-    assert set(flatten_dict(frozen.state.trained)) == {("extra_positions",)}
+    _, start = build(make_config("itersr", train_inherited=False))
+    assert set(flatten_dict(start.state.trained)) == {("extra_positions",)}
 
 
 def test_both_halves_start_as_the_base(make_config, base):
     inherited, _ = load_weights(base)
-    added = jax.device_get(build(make_config("superres")).state.trained)
+    added = jax.device_get(build(make_config("superres"))[1].state.trained)
     for name, leaf in added["layers"]["local"].items():
         np.testing.assert_array_equal(leaf, inherited["layers"]["spatial"][name])
     picture = inherited["position_table"][TEXT_LENGTH : TEXT_LENGTH + 4].reshape(2, 2, 16)
@@ -167,10 +169,10 @@ def test_the_direct_model_learns_to_enlarge(make_config):
     """Every fine token is its coarse cell's; the base is trained too, for its head is random here."""
     config = make_config("superres", steps=150, train_inherited=True, example=dict(mask_ratios=(1.0, 1.0)))
     config.model.dropout = 0.0
-    part = build(config)
-    state, losses = part.state, []
+    part, (state, frozen, batches) = build(config)
+    losses = []
     for i in range(150):
-        state, metrics = part.step(state, part.frozen, next(part.batches), jax.random.key(i))
+        state, metrics = part.step(state, frozen, next(batches), jax.random.key(i))
         losses.append(float(metrics["loss"]))
     assert losses[0] > np.log(CODES) - 0.5 and losses[-1] < 0.7 * losses[0]
 

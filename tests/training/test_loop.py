@@ -13,6 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.model.transformer import is_added
+from cogvideo_jax.runtime import memory
 from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights
 from cogvideo_jax.training import loop
@@ -45,27 +46,48 @@ def test_only_what_cogvideo_adds_is_trained_and_the_base_stays_bit_equal(
     make_config, tmp_path, base, part, monkeypatch
 ):
     built = {}
-    real = loop.build_part
+    real = loop._resume
 
-    def remember(config, mesh):
-        built["part"] = real(config, mesh)
-        return built["part"]
+    def remember(start, checkpoints):
+        built["start"] = start
+        return real(start, checkpoints)
 
-    monkeypatch.setattr(loop, "build_part", remember)
+    monkeypatch.setattr(loop, "_resume", remember)
     weights, _ = load_weights(train(make_config(part, base=str(base)), tmp_path / part))
     assert all(is_added(path) for path in flatten_dict(weights))
-    frozen = flatten_dict(built["part"].frozen)
+    frozen = flatten_dict(built["start"].frozen)
     inherited = flatten_dict(load_weights(base)[0])
     assert set(frozen) == set(inherited)
     for path, leaf in frozen.items():
         assert np.asarray(leaf).tobytes() == inherited[path].tobytes(), path
     assert np.any(weights["layers"]["temporal_alpha"])
-    assert built["part"].step._cache_size() == 1
+
+
+def test_the_step_that_was_planned_is_the_one_that_runs_compiled_once(make_config, tmp_path, caplog):
+    with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
+        train(make_config("base", batch_size=6), tmp_path)
+    said = [record.getMessage() for record in caplog.records]
+    assert sum("Compiling jit(train_step)" in line for line in said) == 1
+
+
+def test_training_that_does_not_fit_is_refused_before_anything_is_read(make_config, tmp_path, monkeypatch):
+    config = make_config("base")
+    config.data.cache = str(tmp_path / "nothing")
+    [phase] = loop.plan(config)
+    assert phase.weights > 0 and phase.working > 0
+    monkeypatch.setattr(memory, "room", lambda: memory.Room(host=2**40, device=10_000, devices=1))
+    with pytest.raises(ValueError, match=r"a training step needs .* lower batch_size, set remat=True"):
+        train(config, tmp_path / "run")
+
+
+def test_recomputing_activations_takes_less_memory(make_config):
+    kept, again = (loop.plan(make_config("base", batch_size=64, remat=remat))[0] for remat in (False, True))
+    assert again.weights == kept.weights and again.working < kept.working
 
 
 def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
-    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).state.trained)
+    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).start().state.trained)
     inherited, _ = load_weights(base)
     added = weights["layers"]["temporal"]
     np.testing.assert_array_equal(added["qkv_kernel"], inherited["layers"]["spatial"]["qkv_kernel"])
@@ -77,7 +99,7 @@ def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, b
 
 def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
-    state = build_part(config, make_mesh(config.mesh.to_dict())).state
+    state = build_part(config, make_mesh(config.mesh.to_dict())).start().state
     moments = count([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
     assert moments == 2 * count(state.trained)
 

@@ -1,0 +1,149 @@
+"""What making a video will take of memory, found by compiling its programs before anything is loaded.
+
+The programs are those that the run calls later: XLA keeps them, nothing is compiled twice.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.model.config import Compat
+from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.memory import Phase, compile_all, working_bytes
+from cogvideo_jax.sampling.decode import begin, write_frame
+from cogvideo_jax.superres.sample import enlarge_program
+from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax.weights_folder import SUPERRES, TOKENIZER
+
+LOADED_COPIES = 2  # of an array on its way to the device: pages of the file, and the array made of them
+
+
+class Request(NamedTuple):
+    """What is to be made, as far as memory depends on it; attributes as those of `TextToVideo`'s calls.
+
+    Attributes:
+      prompts: videos made together.
+      start: frames that are given; 0 for none. With some, stage 1 is not needed.
+      rounds: of interpolation.
+      key_frames: stage 1 is wanted.
+    """
+
+    prompts: int
+    rounds: int
+    start: int = 0
+    key_frames: bool = True
+    first_image: bool = False
+    guidance: float | None = None
+    upscale: bool = True
+    compat: Compat = Compat.EXACT
+
+
+class _Step(NamedTuple):
+    """A phase whose programs are not compiled yet."""
+
+    name: str
+    part: str
+    programs: list[jax.stages.Lowered]
+    host: int = 0
+    advice: str = ""
+
+
+def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
+    """One phase for every part of the chain, in the order of the work."""
+    steps = list(_steps(video, request))
+    compiled = iter(compile_all([program for step in steps for program in step.programs]))
+    weights = video.weights
+    phases, loaded = [], set()
+    for step in steps:
+        own = weights.bytes(step.part)
+        working = max(working_bytes(next(compiled), own) for _ in step.programs)
+        loaded = loaded | {step.part} if weights.keep else {step.part}
+        loading = LOADED_COPIES * weights.largest_leaf(step.part)
+        shared = working if jax.default_backend() == "cpu" else 0  # taken only when all is loaded
+        host = step.host + max(0, loading - shared)
+        phases.append(Phase(step.name, weights.bytes(*loaded), working, host, step.advice))
+    return phases
+
+
+def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
+    recipe, models = video.recipe, video.weights.models
+    prompts, compat = request.prompts, request.compat
+    smaller = _advice(video, "--batch 1" if prompts > 1 else "")
+    frames = request.start
+    if not frames and not request.first_image:
+        settings = video.settings("base", None, compat)
+        yield _Step("first frame", "base", _slots(video, "base", prompts, 0, settings), advice=smaller)
+    if request.key_frames:
+        settings = video.settings("stage1", request.guidance, compat)
+        yield _Step("key frames", "stage1", _slots(video, "stage1", prompts, 1, settings), advice=smaller)
+        frames = models["stage1"].config.layout.frames
+    frames = max(frames, 1)
+    if request.rounds:
+        settings = video.settings("stage2", None, compat)
+        programs = _slots(video, "stage2", recipe.windows_per_call, 3, settings)
+        advice = _advice(video, f"lower windows_per_call in {video.weights.folder}/pipeline.json")
+        yield _Step("interpolation", "stage2", programs, advice=advice)
+        frames = (frames - 1) * 2**request.rounds + 1
+    if request.upscale and SUPERRES in models:
+        rows = min(recipe.enlarged_per_call, prompts * frames)
+        advice = _advice(video, f"--no-upscale, lower enlarged_per_call in {video.weights.folder}/pipeline.json")
+        yield _Step("super-resolution", SUPERRES, [_enlarging(video, rows)], advice=advice)
+    yield _pixels(video, prompts * frames, request.upscale)
+
+
+def _slots(video: TextToVideo, part: str, rows: int, given: int, settings) -> list[jax.stages.Lowered]:
+    """The two programs that fill the slots of a layout behind `given` frames."""
+    model, params = video.weights.models[part], video.weights.abstract(part)
+    layout = model.config.layout
+    text = (1 if settings.guidance is None else 2) * rows, layout.text_length
+    static = dict(model=model, settings=settings)
+    start = begin.lower(params, _ids(*text), _mask(*text), _ids(rows, given, layout.frame_tokens), **static)
+    cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
+    labels = _ids(model.config.image_codes)
+    return [start, write_frame.lower(params, cache, _ids(), _keys(rows), labels, **static)]
+
+
+def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:
+    model, params = video.weights.models[SUPERRES], video.weights.abstract(SUPERRES)
+    config = model.config
+    text = rows, config.text_length
+    labels = _ids(config.image_codes)
+    arguments = _ids(*text), _mask(*text), _ids(rows, config.coarse.grid**2), _keys(rows)
+    return enlarge_program.lower(params, labels, *arguments, model=model, settings=video.direct_settings())
+
+
+def _pixels(video: TextToVideo, frames: int, upscale: bool) -> _Step:
+    """Decoding; the host holds all frames twice while they are joined, and those of one call as numbers."""
+    models, rows = video.weights.models, min(video.recipe.decoded_per_call, frames)
+    enlarged = upscale and SUPERRES in models
+    tokens = models[SUPERRES].config.fine_tokens if enlarged else models["base"].config.layout.frame_tokens
+    program = video.tokenizer.lower_decode(rows, tokens)
+    pixels = int(np.prod(program.out_info.shape[1:]))
+    host = 2 * frames * pixels + rows * pixels * 2 * np.dtype(np.float32).itemsize
+    advice = f"lower decoded_per_call in {video.weights.folder}/pipeline.json"
+    return _Step("pixels", TOKENIZER, [program], host, advice)
+
+
+def _advice(video: TextToVideo, first: str) -> str:
+    """What a user can change, of what is not yet changed."""
+    ways = [first] if first else []
+    if video.weights.keep:
+        ways.append("--one-stage-at-a-time")
+    if video.weights.dtype == jnp.float32:
+        ways.append("--dtype bfloat16")
+    return "use " + " or ".join(ways) if ways else "use a machine with more memory"
+
+
+def _ids(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def _mask(*shape: int) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, jnp.bool_)
+
+
+def _keys(rows: int) -> PyTree:
+    return jax.eval_shape(lambda: jax.random.split(jax.random.key(0), rows))

@@ -1,0 +1,66 @@
+"""What the README tells the owner of released weights to type, typed on small checkpoints of the same formats."""
+
+import io
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import sentencepiece
+import torch
+
+from cogvideo_jax.cli import main
+from cogvideo_jax.runtime.video_io import read_video
+from tests.convert.checkpoints import official, tensors, write_sat, write_zip
+from tests.parity.goldens import FOLDER, load
+
+README = Path(__file__).parents[2] / "README.md"
+SENTENCES = ["一只猫在跑", "4.0秒 2.0秒 1.0秒 0.5秒", "视频 高清摄影"]
+
+
+def commands() -> list[list[str]]:
+    """The lines of the section's block of commands."""
+    section = README.read_text(encoding="utf-8").split("## With the released weights")[1]
+    return [shlex.split(line) for line in re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).splitlines()]
+
+
+def text_model() -> bytes:
+    """Few pieces, for the golden weights have 128 rows behind their image codes."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=iter(SENTENCES * 10),
+        model_writer=model,
+        model_type="char",
+        vocab_size=60,
+        hard_vocab_limit=False,
+        user_defined_symbols=["<pad>", "<n>"],
+        minloglevel=2,
+    )
+    return model.getvalue()
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """A folder with the released files, small."""
+    monkeypatch.chdir(tmp_path)
+    golden, arrays = load(FOLDER / "f_pipeline_greedy.npz")
+    made = {
+        "cogvideo-stage1": official("f_pipeline_greedy", "param:stage1.", cogvideo_stage=1, window_size=-1),
+        "cogvideo-stage2": official("f_pipeline_greedy", "param:stage2.", cogvideo_stage=2, window_size=10),
+        "cogview2-dsr": official("f_pipeline_greedy", "param:dsr.", layout=golden["dsr_layout"]),
+    }
+    for name, part in made.items():
+        write_zip(Path(f"{name}.zip"), write_sat(Path("sat") / name, [part.arrays], part.settings))
+    torch.save(tensors(official("a_vqvae").arrays), "ice_image.pt")
+    Path("ice_text.model").write_bytes(text_model())
+    np.save("cluster_label2.npy", arrays["cluster_labels"])
+
+
+@pytest.mark.slow
+def test_the_commands_for_released_weights_give_a_video_of_480_pixels(downloads, capsys):
+    for words in commands():
+        assert words[0] == "cogvideo" and main(words[1:]) == 0, words
+    [video] = Path().glob("*.mp4")
+    assert read_video(video, fps=8.0, max_seconds=60).shape == (33, 480, 480, 3)
+    assert str(video) in capsys.readouterr().out
