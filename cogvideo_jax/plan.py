@@ -18,6 +18,8 @@ from cogvideo_jax.superres.sample import enlarge_program
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.weights_folder import SUPERRES, TOKENIZER
 
+# Of the host: small programs that are compiled on the way, and the video encoder; measured on the demo's weights, CPU.
+OVERHEAD = 250 * 2**20
 LOADED_COPIES = 2  # of an array on its way to the device: pages of the file, and the array made of them
 
 
@@ -63,7 +65,7 @@ def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
         loaded = loaded | {step.part} if weights.keep else {step.part}
         loading = LOADED_COPIES * weights.largest_leaf(step.part)
         shared = working if jax.default_backend() == "cpu" else 0  # taken only when all is loaded
-        host = step.host + max(0, loading - shared)
+        host = step.host + max(0, loading - shared) + OVERHEAD
         phases.append(Phase(step.name, weights.bytes(*loaded), working, host, step.advice))
     return phases
 
