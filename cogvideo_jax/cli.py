@@ -77,7 +77,9 @@ def _add_interpolate(commands) -> None:
 
 
 def _add_plan(commands) -> None:
-    plan = commands.add_parser("plan", help="memory that a run will take", description="Loads nothing, runs nothing.")
+    plan = commands.add_parser(
+        "plan", help="memory that a run will take", description="Loads no transformer and runs nothing."
+    )
     what = plan.add_subparsers(dest="what", required=True)
     _add_train(what, _plan_train)
     _add_generate(what, _plan_generate)
@@ -270,7 +272,7 @@ def _video(video, options, formats: list[str]):
 
     def write_both(path, prompt, result):
         ids, clip = result
-        rate = video.key_rate(options.seconds)
+        rate, _ = video.schedule(None, options.seconds)
         saved = job.write_key_frames(path, ids, prompt=prompt, fps=rate, tokenizer=video.tokenizer.fingerprint)
         return saved + job.write_clip(path.with_suffix(".mp4"), clip, fps=rate, formats=formats)
 

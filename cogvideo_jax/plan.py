@@ -1,4 +1,4 @@
-"""What making a video will take of memory, found by compiling its programs before anything is loaded.
+"""What making a video will take of memory, found by compiling its programs before a transformer is loaded.
 
 The programs are those that the run calls later: XLA keeps them, nothing is compiled twice.
 """

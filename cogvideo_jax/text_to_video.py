@@ -220,10 +220,6 @@ class TextToVideo:
         key_rate, rounds = self.schedule(fps, seconds)
         return rounds[-1] if rounds else key_rate
 
-    def key_rate(self, seconds: float | None) -> float:
-        """Frames a second of the key frames of a video of this length."""
-        return self.schedule(None, seconds)[0]
-
     # What is to be done -------------------------------------------------------------------------------
 
     def schedule(self, fps: float | None, seconds: float | None) -> tuple[float, list[float]]:

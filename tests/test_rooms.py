@@ -23,7 +23,7 @@ ARROWS = {
     "recipe": {"tokens.text", "sampling.logits", "superres.sample"},
     "weights_folder": {"tokens", "model", "superres", "recipe"},
     "text_to_video": {"tokens", "model", "sampling", "superres", "recipe", "weights_folder"},
-    "plan": {"tokens", "model", "sampling", "superres", "weights_folder", "text_to_video"},
+    "plan": {"model", "sampling", "superres", "weights_folder", "text_to_video"},
     "generate": {"text_to_video"},
     "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
