@@ -1,5 +1,7 @@
 """One training step of the image tokenizer: networks by gradient, the code book by moving averages."""
 
+import functools
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import flax.struct
@@ -63,6 +65,13 @@ def foreground_mask(frames: UInt8[Array, "B H W 3"], background: tuple[int, int,
     return differs.astype(jnp.float32)
 
 
+def shrink(frames: UInt8[Array, "B H W 3"], scale: int) -> UInt8[Array, "B h w 3"]:
+    """Each pixel is the rounded mean of those that it covers, `scale` x `scale` of them."""
+    batch, height, width, channels = frames.shape
+    blocks = frames.reshape(batch, height // scale, scale, width // scale, scale, channels)
+    return jnp.rint(blocks.mean((2, 4), dtype=jnp.float32)).astype(jnp.uint8)
+
+
 def foreground_windows(
     frames: UInt8[Array, "B H W 3"], rng: Array, *, side: int, grid: int, background: tuple[int, int, int]
 ) -> UInt8[Array, "B side side 3"]:
@@ -111,6 +120,7 @@ def vq_train_step(
     foreground_weight: float,
     background: tuple[int, int, int],
     window: int = 0,
+    scales: Sequence[int] = (1,),
 ) -> tuple[VQState, dict[str, Array]]:
     """One update on uint8 frames; the caller jits it, with the state donated.
 
@@ -120,15 +130,21 @@ def vq_train_step(
       restart_below: codes with a smaller running count are restarted; 0 restarts none.
       foreground_weight: weight of pixels that differ from `background`; the others weigh 1.
       window: learn in windows of this many pixels a side around the foreground; 0 takes whole frames.
+      scales: the batch is cut into as many parts, and the frames of each are made smaller by that factor, so that one
+        code book serves pictures before and after super-resolution. More than one needs a window.
 
     Returns:
       The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels),
       perplexity (of the ids of this batch), restarted (codes).
     """
+    if len(scales) > 1 and not window:
+        raise ValueError("frames of several scales can be learned together in windows only: set vq.window")
     restart_rng, window_rng = jax.random.split(rng)
+    frames = [shrink(part, scale) for part, scale in zip(jnp.split(frames, len(scales)), scales)]
     if window:
-        cut = dict(side=window, grid=config.rates[-1], background=background)
-        frames = foreground_windows(frames, window_rng, **cut)
+        cut = functools.partial(foreground_windows, side=window, grid=config.rates[-1], background=background)
+        frames = [cut(part, part_rng) for part, part_rng in zip(frames, jax.random.split(window_rng, len(scales)))]
+    frames = jnp.concatenate(frames)
     target = normalise(frames, config)
     foreground = foreground_mask(frames, background)
     weights = 1.0 + (foreground_weight - 1.0) * foreground

@@ -16,6 +16,7 @@ from cogvideo_jax.training.vq_step import (
     foreground_windows,
     init_vq_state,
     peak_signal_to_noise,
+    shrink,
     vq_train_step,
 )
 
@@ -154,6 +155,21 @@ def test_step_in_windows_learns_from_the_object():
     settings |= dict(foreground_weight=4.0, background=WHITE, window=24)
     _, metrics = jax.jit(functools.partial(vq_train_step, **settings))(state, frames, jax.random.key(1))
     assert np.isfinite(float(metrics["loss"])) and float(metrics["perplexity"]) > 1.5
+
+
+def test_frames_of_several_scales_share_one_step():
+    frames = np.full((4, 96, 96, 3), 255, np.uint8)
+    frames[:, 30:60, 30:60] = 20
+    state = init_vq_state(SMALL, jax.random.key(0), frames, TX)
+    settings = dict(config=SMALL, tx=TX, commitment=0.25, ema_decay=0.95, restart_below=0.0)
+    settings |= dict(foreground_weight=4.0, background=WHITE, window=24, scales=(3, 1))
+    _, metrics = jax.jit(functools.partial(vq_train_step, **settings))(state, frames, jax.random.key(1))
+    assert np.isfinite(float(metrics["loss"]))
+
+
+def test_shrunk_pixels_are_means():
+    frames = jnp.asarray(np.arange(36, dtype=np.uint8).reshape(1, 6, 6, 1) * jnp.ones((1, 1, 1, 3), jnp.uint8))
+    assert shrink(frames, 3)[0, :, :, 0].tolist() == [[7, 10], [25, 28]]
 
 
 def test_psnr_of_a_tenth_off_is_twenty_decibels():
