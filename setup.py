@@ -22,7 +22,7 @@ setup(
         "jaxtyping",
         "ml-collections>=1.0",
         "numpy",
-        "optax>=0.2.4",
+        "optax>=0.2.7",
         "orbax-checkpoint>=0.11",
         "pillow>=10",
         "psutil",

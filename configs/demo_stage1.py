@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
                 eps=1e-8,
                 weight_decay=1e-4,
                 clip_norm=1.0,
+                muon=False,
             ),
         )
     )

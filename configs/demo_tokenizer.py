@@ -33,6 +33,7 @@ def get_config() -> ConfigDict:
                 foreground_weight=4.0,
                 background=(255, 255, 255),
                 window=40,
+                scales=(1,),
             ),
             data=dict(
                 name="captioned_motion",
@@ -51,6 +52,7 @@ def get_config() -> ConfigDict:
                 eps=1e-8,
                 weight_decay=0.0,
                 clip_norm=1.0,
+                muon=False,
             ),
         )
     )

@@ -1,5 +1,7 @@
 """Every config file loads, and its model has shapes."""
 
+import re
+import shlex
 from pathlib import Path
 
 import jax
@@ -50,6 +52,15 @@ def test_a_key_that_nobody_reads_and_a_missing_key_are_errors(path):
     del config.seed
     with pytest.raises(ValueError, match=r"unknown keys \['optimizer.speed'\], missing keys \['seed'\]"):
         check_keys(config)
+
+
+def test_the_commands_of_the_readme_give_settings_that_exist():
+    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^(?:\| `)?(cogvideo train --config=.*?)(?:`.*)?$", text, re.MULTILINE)
+    assert len(lines) >= 8
+    for line in lines:
+        config, *overrides = (word for word in shlex.split(line)[2:] if not word.startswith("--workdir"))
+        check_keys(load_config(FOLDER.parent / config.removeprefix("--config="), overrides))
 
 
 def test_overrides_replace_keys_of_the_file():

@@ -147,23 +147,29 @@ class _Views(NamedTuple):
 
 @functools.cache
 def _known_views() -> _Views:
-    """Takes the views out of clips that grow and clips that spin."""
+    """Takes the views out of clips that grow, and out of clips that spin: all but the upright first."""
     middle = motion.SIZE // 2
+    grows = motion.MotionSpec("seven", "black", "grows", (middle, middle))
+    spins = dataclasses.replace(grows, action="spins clockwise")
+    growth, turn = _firsts(motion.sides(grows)), _firsts(motion.angles(spins))[1:]
     windows, offsets = [], []
     for name in motion.OBJECTS:
-        grows = motion.MotionSpec(name, "black", "grows", (middle, middle))
-        spins = dataclasses.replace(grows, action="spins clockwise")
-        # each side and each angle stays for 4 frames; the first and last angle are upright views
-        pictures = np.concatenate([motion.render(grows)[::4], motion.render(spins)[4:-4:4]])
+        grows, spins = (dataclasses.replace(spec, object=name) for spec in (grows, spins))
+        pictures = np.concatenate([motion.render(grows)[growth], motion.render(spins)[turn]])
         strength = _strength(pictures)
         window, centroid = _windows(_alpha(pictures, strength, _ink(pictures, strength)))
         windows.append(window)
         offsets.append(middle - centroid)
-    sides = np.concatenate([motion.sides(grows)[::4], motion.sides(spins)[4:-4:4]]).astype(float)
-    upright = np.arange(len(sides)) < len(motion.sides(grows)[::4])
+    sides = np.concatenate([motion.sides(grows)[growth], motion.sides(spins)[turn]]).astype(float)
+    upright = np.arange(len(sides)) < len(growth)
     angles = np.where(sides == motion.SIDE, 0.0, np.nan)
-    angles[~upright] = motion.angles(spins)[4:-4:4]
+    angles[~upright] = motion.angles(spins)[turn]
     return _Views(list(motion.OBJECTS), sides, angles, upright, np.stack(windows), np.stack(offsets))
+
+
+def _firsts(values: Float[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
+    """The first frame of each value, least value first."""
+    return np.unique(values, return_index=True)[1]
 
 
 def _windows(

@@ -11,10 +11,10 @@ from ml_collections import ConfigDict
 _SETTINGS = ["part", "seed", "steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"]
 _SECTIONS = {
     "mesh": "data fsdp tensor",
-    "optimizer": "learning_rate warmup_steps final_fraction b1 b2 eps weight_decay clip_norm",
+    "optimizer": "learning_rate warmup_steps final_fraction b1 b2 eps weight_decay clip_norm muon",
 }
 _TOKENIZER = {
-    "vq": "commitment ema_decay restart_below foreground_weight background window",
+    "vq": "commitment ema_decay restart_below foreground_weight background window scales",
     "data": "name size data_dir train_clips test_clips frames_per_clip",
 }
 _TRANSFORMER = {"data": "cache text_model"}

@@ -114,6 +114,7 @@ def make_config(cache, sizes, base):
                 eps=1e-8,
                 weight_decay=1e-4,
                 clip_norm=1.0,
+                muon=True,
             ),
         )
         return ConfigDict(values | changes)

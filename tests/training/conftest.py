@@ -102,6 +102,7 @@ def make_config(cache):
                 eps=1e-8,
                 weight_decay=1e-4,
                 clip_norm=1.0,
+                muon=part != "stage2",  # both optimizers are tested
             ),
         )
         starts = {} if part == "base" else {"base": "", "added": ""}

@@ -19,7 +19,7 @@ from cogvideo_jax.runtime.weights import load_weights
 from cogvideo_jax.training import loop
 from cogvideo_jax.training.loop import Interrupted, train
 from cogvideo_jax.training.parts import build_part
-from cogvideo_jax.training.state import count
+from cogvideo_jax.training.state import MATRICES, count
 
 
 def losses(workdir) -> dict[int, float]:
@@ -97,11 +97,15 @@ def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, b
     np.testing.assert_array_equal(weights["extra_positions"], np.tile(first_frame, (4, 1)))
 
 
-def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base):
+@pytest.mark.parametrize("muon", [False, True])
+def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base, muon):
     config = make_config("stage1", base=str(base))
+    config.optimizer.muon = muon
     state = build_part(config, make_mesh(config.mesh.to_dict())).start().state
     moments = count([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
-    assert moments == 2 * count(state.trained)
+    matrices = [leaf for path, leaf in flatten_dict(state.trained).items() if path[-1] in MATRICES]
+    constants = 3  # of Muon's iteration
+    assert moments == 2 * count(state.trained) + muon * (constants - count(matrices))
 
 
 def test_stopping_and_starting_again_gives_the_same_losses(make_config, tmp_path, monkeypatch):

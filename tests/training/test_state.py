@@ -1,0 +1,57 @@
+"""The optimizer: which leaves take which steps, and where its moments lie."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.training import parts
+from cogvideo_jax.training.state import ADAM_RMS, MATRICES, abstract_params, make_optimizer, state_shardings
+
+
+@pytest.fixture
+def config(make_config):
+    config = make_config("stage1")
+    config.optimizer.warmup_steps = 0
+    return config
+
+
+@pytest.fixture
+def params(config):
+    model = parts.build_model(config)
+    return nn.meta.unbox(model.init(jax.random.key(0), *model.empty_inputs())["params"])
+
+
+def test_matrices_of_layers_take_orthogonalised_steps_of_adams_size(config, params):
+    rng = np.random.default_rng(0)
+    gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
+    tx = make_optimizer(config.optimizer, steps=10)
+    steps = flatten_dict(tx.update(gradients, tx.init(params), params)[0])
+    matrices = {path for path in steps if path[-1] in MATRICES}
+    assert {path[-1] for path in matrices} == set(MATRICES)
+    rate = config.optimizer.learning_rate
+    for path in matrices:
+        size = float(jnp.sqrt(jnp.mean(steps[path] ** 2))) / rate
+        assert 0.5 * ADAM_RMS < size < 1.5 * ADAM_RMS, path
+    query = np.asarray(steps["layers", "spatial", "qkv_kernel"])[0, :, 0].reshape(16, 16)
+    stretches = np.linalg.svd(query, compute_uv=False)
+    assert stretches.max() < 3 * stretches.min()  # of such gradients they differ tens of times
+    table = np.abs(steps["token_table",])
+    np.testing.assert_allclose(table, table.mean(), rtol=2e-2)  # Adam's first step: as long everywhere
+
+
+@pytest.mark.parametrize("muon", [False, True])
+def test_moments_lie_beside_their_parameters(config, params, muon):
+    config.optimizer.muon = muon
+    mesh = meshes.make_mesh(config.mesh)
+    shardings = meshes.shardings(abstract_params(parts.build_model(config)), mesh)
+    tx = make_optimizer(config.optimizer, steps=10)
+    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
+    placed = jax.tree_util.tree_leaves_with_path(state_shardings(shapes, shardings, tx, mesh).opt_state)
+    kernels = [sharding for path, sharding in placed if path[-1] == jax.tree_util.DictKey("kernel_in")]
+    assert len(kernels) == (1 if muon else 2)  # Adam keeps two moments, Muon one
+    assert all(sharding == shardings["layers"]["mlp"]["kernel_in"] for sharding in kernels)
+    assert any(axis is not None for axis in kernels[0].spec)
