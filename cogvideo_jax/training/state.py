@@ -162,17 +162,17 @@ def make_optimizer(config: ConfigDict, *, steps: int) -> optax.GradientTransform
     """AdamW with gradient clipping; norms and biases are not decayed (as in the 2022 script).
 
     With `config.muon` the matrices of the layers take orthogonalised steps (Muon; Jordan 2024), as large as those of
-    AdamW (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both; tables, norms and biases keep
-    Adam.
+    AdamW (Liu et al. 2025, arXiv 2502.16982), so that one learning rate serves both; tables, norms and biases take
+    those of Adam with Nesterov's momentum and are not decayed.
     """
     schedule = make_schedule(config, steps=steps)
-    common = dict(weight_decay=config.weight_decay)
+    common = dict(eps=config.eps, weight_decay=config.weight_decay)
     if config.muon:  # Differs from the 2022 code: 1,300 steps took a demo base where AdamW took it in 3,700
         betas = dict(adam_b1=config.b1, adam_b2=config.b2)
         matrices = dict(muon_weight_dimension_numbers=_matrices, consistent_rms=ADAM_RMS)
         descent = optax.contrib.muon(schedule, **common, **betas, **matrices)
     else:
-        descent = optax.adamw(schedule, **common, b1=config.b1, b2=config.b2, eps=config.eps, mask=_decays)
+        descent = optax.adamw(schedule, **common, b1=config.b1, b2=config.b2, mask=_decays)
     return optax.chain(optax.clip_by_global_norm(config.clip_norm), descent)
 
 

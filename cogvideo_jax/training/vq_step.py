@@ -72,6 +72,23 @@ def shrink(frames: UInt8[Array, "B H W 3"], scale: int) -> UInt8[Array, "B h w 3
     return jnp.rint(blocks.mean((2, 4), dtype=jnp.float32)).astype(jnp.uint8)
 
 
+def scaled(frames: UInt8[Array, "B H W 3"], scales: Sequence[int], *, window: int) -> list[UInt8[Array, "b h w 3"]]:
+    """As many equal parts of a batch as there are scales, each made smaller by its own.
+
+    Raises:
+      ValueError: the batch or the frames cannot be divided so, or the parts are to be learned whole.
+    """
+    batch, height, width, _ = frames.shape
+    if len(scales) > 1 and not window:
+        raise ValueError("frames of several scales can be learned together in windows only: set vq.window")
+    if batch % len(scales) or any(height % scale or width % scale for scale in scales):
+        raise ValueError(
+            f"vq.scales={tuple(scales)} must divide frames of {height} x {width} pixels, and {len(scales)} scales "
+            f"a batch of {batch}: change vq.scales, data.size or batch_size"
+        )
+    return [shrink(part, scale) for part, scale in zip(jnp.split(frames, len(scales)), scales)]
+
+
 def foreground_windows(
     frames: UInt8[Array, "B H W 3"], rng: Array, *, side: int, grid: int, background: tuple[int, int, int]
 ) -> UInt8[Array, "B side side 3"]:
@@ -137,10 +154,8 @@ def vq_train_step(
       The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels),
       perplexity (of the ids of this batch), restarted (codes).
     """
-    if len(scales) > 1 and not window:
-        raise ValueError("frames of several scales can be learned together in windows only: set vq.window")
     restart_rng, window_rng = jax.random.split(rng)
-    frames = [shrink(part, scale) for part, scale in zip(jnp.split(frames, len(scales)), scales)]
+    frames = scaled(frames, scales, window=window)
     if window:
         cut = functools.partial(foreground_windows, side=window, grid=config.rates[-1], background=background)
         frames = [cut(part, part_rng) for part, part_rng in zip(frames, jax.random.split(window_rng, len(scales)))]

@@ -16,6 +16,7 @@ from cogvideo_jax.training.vq_step import (
     foreground_windows,
     init_vq_state,
     peak_signal_to_noise,
+    scaled,
     shrink,
     vq_train_step,
 )
@@ -165,6 +166,22 @@ def test_frames_of_several_scales_share_one_step():
     settings |= dict(foreground_weight=4.0, background=WHITE, window=24, scales=(3, 1))
     _, metrics = jax.jit(functools.partial(vq_train_step, **settings))(state, frames, jax.random.key(1))
     assert np.isfinite(float(metrics["loss"]))
+
+
+def test_each_part_of_a_batch_has_its_own_scale():
+    frames = jnp.asarray(np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 96, 96, 3), np.uint8))
+    small, large = scaled(frames, (3, 1), window=24)
+    assert small.shape == (2, 32, 32, 3) and large.shape == (2, 96, 96, 3)
+    assert small[:, 0, 0, 0].tolist() == [0, 1] and large[:, 0, 0, 0].tolist() == [2, 3]
+
+
+@pytest.mark.parametrize(
+    "batch, scales, window, words",
+    [(4, (3, 1), 0, "set vq.window"), (3, (3, 1), 24, "a batch of 3"), (4, (5, 1), 24, "96 x 96 pixels")],
+)
+def test_scales_that_do_not_divide_are_refused(batch, scales, window, words):
+    with pytest.raises(ValueError, match=words):
+        scaled(jnp.zeros((batch, 96, 96, 3), jnp.uint8), scales, window=window)
 
 
 def test_shrunk_pixels_are_means():
