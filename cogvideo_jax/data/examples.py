@@ -3,8 +3,8 @@
 | stage            | text                        | frames                                           |
 |------------------|-----------------------------|--------------------------------------------------|
 | base             | caption + " 高清摄影"         | the first                                        |
-|                  | caption + " 2.5秒"           | that of the moment                               |
-|                  | caption, or as below        | any                                              |
+|                  | as below + " 2.0秒"          | that of the moment                               |
+|                  | as key frames, at any rate  | any                                              |
 | key frames       | "4.0秒" <n> caption          | 5 at the lowest preset rate that yields 5        |
 | interpolation    | "1.0秒" <n> caption          | 5 at a random rate, those of odd time at the end |
 | super-resolution | caption                     | one, fine and coarse; a part of it is masked     |
@@ -52,6 +52,7 @@ def base_example(
     first_frame_suffix: str,
     first_frame_probability: float,
     moment_probability: float,
+    moments_a_second: float,
     rates: Sequence[float],
     text_dropout: float,
 ) -> Example:
@@ -67,8 +68,13 @@ def base_example(
       layout: `base_layout`.
       first_frame_suffix: stands behind the caption when the frame is the first of the video.
       first_frame_probability: of taking the first frame.
-      moment_probability: of taking any frame and saying when it is shown; for captions of the whole clip.
-      rates: frames/s, one of which the remaining texts state as those of the video stages do; () for the caption alone.
+      moment_probability: of taking a later frame and saying when it is shown; for captions of the whole clip. Of two
+        drawn moments the last is taken: late frames tell opposite words apart ("grows", "shrinks"), and were all as
+        frequent, such words would say little on average and be learned late.
+      moments_a_second: the frames that this is said of. The fewer, the sooner all are learned; those of the key frames
+        are what stage 1 writes.
+      rates: frames/s, one of which the texts of moments, and the remaining, state first as those of the video stages
+        do; () for none.
       text_dropout: probability of GUIDANCE_TEXT in place of the caption.
     """
     caption = _caption(clip, rng, text_dropout)
@@ -76,11 +82,11 @@ def base_example(
     if kind < first_frame_probability:
         index, ids = 0, text.encode(caption + first_frame_suffix)
     elif kind < first_frame_probability + moment_probability:
-        ids = text.encode(caption + moment_phrase(index / clip.fps))
-    elif rates:
-        ids = clip_text_ids(caption, fps=rates[rng.integers(len(rates))], text=text)
+        moments = frame_rate.later_frames(len(clip.frames), source_fps=clip.fps, rate=moments_a_second)
+        index = rng.choice(moments, size=2).max()
+        ids = _any_rate_ids(caption + moment_phrase(index / clip.fps), rng, rates=rates, text=text)
     else:
-        ids = text.encode(caption)
+        ids = _any_rate_ids(caption, rng, rates=rates, text=text)
     return _example(ids, clip.frames[[index]], text=text, layout=layout)
 
 
@@ -165,6 +171,12 @@ def _clip_example(
     )
     ids = clip_text_ids(_caption(clip, rng, text_dropout), fps=rate, text=text)
     return _example(ids, clip.frames[indices[layout.times()]], text=text, layout=layout)
+
+
+def _any_rate_ids(words: str, rng: np.random.Generator, *, rates: Sequence[float], text: TextTokenizer) -> list[int]:
+    if not rates:
+        return text.encode(words)
+    return clip_text_ids(words, fps=rates[rng.integers(len(rates))], text=text)
 
 
 def _caption(clip: TokenClip, rng: np.random.Generator, text_dropout: float) -> str:

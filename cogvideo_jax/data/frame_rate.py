@@ -77,3 +77,9 @@ def random_indices(
         raise ValueError(f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s")
     step = max(int(offsets[-1]), 1) if tiled else 1
     return step * rng.integers(latest // step + 1) + offsets
+
+
+def later_frames(num_frames: int, *, source_fps: float, rate: float) -> Int[np.ndarray, "N"]:
+    """The source frames that a video read from its beginning at `rate` shows after its first; if none, that one."""
+    count = max(1, frames_at_rate(num_frames, source_fps, rate=rate))
+    return np.rint(np.arange(min(1, count - 1), count) * (source_fps / rate)).astype(int)

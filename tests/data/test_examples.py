@@ -92,15 +92,16 @@ def test_tiled_windows_are_those_of_the_recursion_5_9_17_33():
     assert windows == {(s, s + k, s + 2 * k) for k in (8, 4, 2) for s in range(0, 32, 2 * k)}
 
 
-def base(seed, *, first=0.0, moment=0.0, rates=()):
+def base(seed, *, first=0.0, moment=0.0, moments=8.0, rates=()):
     return examples.base_example(
         clip(9),
         np.random.default_rng(seed),
         text=TEXT,
-        layout=base_layout(**SIZES),
+        layout=base_layout(text_length=24, grid=2),
         first_frame_suffix=" 高清",
         first_frame_probability=first,
         moment_probability=moment,
+        moments_a_second=moments,
         rates=rates,
         text_dropout=0.0,
     )
@@ -112,16 +113,22 @@ def test_a_base_example_marks_only_the_first_frame():
     assert len({times(base(seed))[0] for seed in range(60)}) == 9
 
 
-def test_a_base_example_may_say_which_moment_it_shows():
+def test_a_base_example_may_say_which_moment_after_the_first_it_shows():
     drawn = [base(seed, moment=1.0) for seed in range(60)]
-    assert len({times(example)[0] for example in drawn}) == 9
+    assert {times(example)[0] for example in drawn} == set(range(1, 9))
     assert all(words(example) == f"lion {times(example)[0] / 8:.1f}秒" for example in drawn)
+
+
+def test_moments_are_those_of_the_rate_asked_for():
+    drawn = [base(seed, moment=1.0, moments=2.0) for seed in range(60)]
+    assert {(times(example)[0], words(example)) for example in drawn} == {(4, "lion 0.5秒"), (8, "lion 1.0秒")}
 
 
 def test_the_other_base_examples_may_have_the_texts_of_the_video_stages():
     assert {words(base(seed, rates=(1.0, 8.0))) for seed in range(20)} == {"4.0秒\nlion", "0.5秒\nlion"}
     kinds = [words(base(seed, first=0.3, moment=0.3, rates=(1.0,))) for seed in range(60)]
     assert {kind[-1] for kind in kinds} == {"清", "秒", "n"}
+    assert {kind[:5] for kind in kinds if kind[-1] == "秒"} == {"4.0秒\n"}
 
 
 def test_dropped_captions_become_the_guidance_text():

@@ -57,3 +57,10 @@ def test_tiled_clips_start_where_the_one_before_ends():
     assert {int(d[0]) for d in drawn} == {0, 8, 16, 24}
     assert all((np.diff(d) == 2).all() for d in drawn)
     np.testing.assert_array_equal(frame_rate.random_indices(rng, 40, source_fps=8.0, rate=1.0, tiled=True)[0], 0)
+
+
+def test_later_frames_are_those_after_the_first_or_the_first_alone():
+    assert frame_rate.later_frames(33, source_fps=8.0, rate=1.0).tolist() == [8, 16, 24, 32]
+    assert frame_rate.later_frames(10, source_fps=3.0, rate=2.0).tolist() == [2, 3, 4, 6, 8, 9]
+    assert frame_rate.later_frames(4, source_fps=8.0, rate=1.0).tolist() == [0]
+    assert frame_rate.later_frames(4, source_fps=0.5, rate=1.0).tolist() == [0]
