@@ -54,8 +54,9 @@ def write_token_cache(
     clips_per_shard: int = 256,
     frames_per_call: int = 256,
     coarse_size: int | None = None,
-) -> "TokenCache":
-    """Encodes every clip of the source and returns the finished cache.
+    worker: tuple[int, int] = (0, 1),
+) -> "TokenCache | None":
+    """Encodes the clips of the source and returns the finished cache, or None while other workers have not finished.
 
     Whole shards of an interrupted run are kept; damaged clips are skipped, counted and named in meta.json.
 
@@ -68,9 +69,13 @@ def write_token_cache(
       clips_per_shard: rows of the source to a file.
       frames_per_call: frames of one call of `encode`.
       coarse_size: also keep the ids of the frames made smaller, this many pixels a side: what super-resolution reads.
+      worker: (index, count) of the workers that share the shards among them, each in a process of its own, on one host
+        or on several that see the folder. The last to finish joins what all wrote.
     Raises:
-      ValueError: the folder holds a cache of other settings, or no clip could be used.
+      ValueError: the folder holds a cache of other settings, no clip could be used, or there is no such worker.
     """
+    if not 0 <= worker[0] < worker[1]:
+        raise ValueError(f"worker {worker[0]} of {worker[1]}: workers are counted from 0")
     out = Path(out)
     plan = {
         "fingerprint": fingerprint,
@@ -81,18 +86,24 @@ def write_token_cache(
         "coarse_size": coarse_size,
     }
     _agree_on(plan, out)
-    if not (out / "meta.json").exists():
-        starts = range(0, len(source), clips_per_shard)
-        with tqdm(total=len(source), unit="clip", desc="tokenize", disable=None) as bar:
-            for shard, start in enumerate(starts):
-                rows = range(start, min(start + clips_per_shard, len(source)))
-                if not _shard_notes(out, shard).exists():
-                    clips = _readable(source, rows, top_fps=top_fps)
-                    encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
-                    _write_shard(out, shard, encoded, source=source, rows=rows)
-                bar.update(len(rows))
-                logging.info("tokenized shard %d of %d", shard + 1, len(starts))
-        _write_meta(out, plan, shards=len(starts), source=source)
+    if (out / "meta.json").exists():
+        return TokenCache(out, fingerprint)
+    starts = range(0, len(source), clips_per_shard)
+    shards = [range(start, min(start + clips_per_shard, len(source))) for start in starts]
+    index, count = worker
+    with tqdm(total=sum(map(len, shards[index::count])), unit="clip", desc="tokenize", disable=None) as bar:
+        for shard in range(index, len(shards), count):
+            if not _shard_notes(out, shard).exists():
+                clips = _readable(source, shards[shard], top_fps=top_fps)
+                encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
+                _write_shard(out, shard, encoded, source=source, rows=shards[shard])
+            bar.update(len(shards[shard]))
+            logging.info("tokenized shard %d of %d", shard + 1, len(shards))
+    missing = [shard for shard in range(len(shards)) if not _shard_notes(out, shard).exists()]
+    if missing:
+        logging.info("%d shards are left to other workers", len(missing))
+        return None
+    _write_meta(out, plan, shards=len(shards), source=source)
     return TokenCache(out, fingerprint)
 
 

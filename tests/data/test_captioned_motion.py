@@ -1,13 +1,14 @@
 """The TFDS set: built and read without TensorFlow, with honest splits."""
 
 import sys
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from cogvideo_jax.data import motion
-from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig
-from cogvideo_jax.data.clips import MotionSource
+from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig, _train_clips
+from cogvideo_jax.data.sources import MotionSource
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +34,14 @@ def test_no_held_out_combination_is_in_the_training_split(builder):
     rows = list(builder.as_data_source("train"))
     assert len(rows) == 64
     assert not any(motion.held_out(*(r[k].decode() for k in ("object", "colour", "action"))) for r in rows)
+
+
+def test_hard_actions_come_twice_as_often():
+    rows = list(_train_clips(600))
+    actions = Counter(features["action"] for _, features in rows)
+    assert set(actions) == set(motion.ACTIONS)
+    hard = sum(actions[action] for action in motion.HARD)
+    assert abs(hard / 600 - 10 / 19) < 0.06
 
 
 def test_half_of_the_test_split_is_held_out(builder):

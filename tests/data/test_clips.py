@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvideo_jax.data.clips import FolderSource
+from cogvideo_jax.data import labelled
+from cogvideo_jax.data.folder import FolderSource
+from cogvideo_jax.data.sources import open_source
 from cogvideo_jax.runtime.video_io import write_gif, write_mp4
 
 
@@ -90,3 +92,52 @@ def test_a_folder_without_a_usable_row_is_refused_with_the_first_reason(tmp_path
     write_rows(tmp_path, [{"file": "gone.mp4", "text": "x"}])
     with pytest.raises(ValueError, match=r"no usable row .*there is no file gone\.mp4"):
         FolderSource(tmp_path, size=16)
+
+
+@pytest.mark.parametrize(
+    "table, file",
+    [
+        ("file,text\na/b.gif,a lion\n", "a/b.gif"),
+        ("videoid,contentUrl,duration,page_dir,name\n12,x,PT1S,a_b,a lion\n", "a_b/12.mp4"),
+        ("videoid,name\n12,a lion\n", "12.mp4"),
+        ("label,youtube_id,time_start,time_end,split\na lion,xYz,3,13,train\n", "a lion/xYz_000003_000013.mp4"),
+        ("label,youtube_id,time_start,time_end,split\na lion,xYz,3,13,train\n", "xYz_000003_000013.mp4"),
+    ],
+)
+def test_published_lists_of_videos_are_read(tmp_path, table, file):
+    (tmp_path / "captions.csv").write_text(table)
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    write_gif(tmp_path / "clip.gif", grey_clip(8), fps=8)
+    (tmp_path / "clip.gif").rename(tmp_path / file)
+    source = FolderSource(tmp_path, size=16)
+    assert len(source) == 1 and source.name(0) == file
+
+
+def test_damaged_rows_of_a_table_are_named(tmp_path):
+    write_gif(tmp_path / "a.gif", grey_clip(8), fps=8)
+    (tmp_path / "captions.csv").write_text("file,text\na.gif,a lion\na.gif,\n../a.gif,a lion\nnone.gif,a lion\n")
+    source = FolderSource(tmp_path, size=16)
+    assert len(source) == 1
+    assert source.skipped == [
+        ("captions.csv line 3", "it has no caption"),
+        ("captions.csv line 4", "the file name '../a.gif' must stay inside the folder"),
+        ("captions.csv line 5", "there is no file none.gif"),
+    ]
+    (tmp_path / "captions.csv").write_text("name,words\na.gif,a lion\n")
+    with pytest.raises(ValueError, match="none of the columns file, videoid and youtube_id"):
+        FolderSource(tmp_path, size=16)
+
+
+def test_a_labelled_set_says_what_it_needs(tmp_path, monkeypatch):
+    monkeypatch.setattr(labelled.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match=r'ucf101 is decoded by tensorflow, .* pip install "\.\[tfds\]"'):
+        open_source("ucf101", size=64, data_dir=tmp_path, train_clips=1)
+
+
+def test_labels_become_words():
+    assert [labelled.words_of(label) for label in ("ApplyEyeMakeup", "YoYo", "TaiChi", "HandstandPushups")] == [
+        "apply eye makeup",
+        "yo yo",
+        "tai chi",
+        "handstand pushups",
+    ]

@@ -38,10 +38,9 @@ def encode(frames):
     return frames[:, ::2, ::2, 0].reshape(16, 4).astype(np.int32)
 
 
-def write(source, out, *, encode=encode, fingerprint="tokenizer A", top_fps=8.0):
-    return write_token_cache(
-        source, encode, out, fingerprint=fingerprint, top_fps=top_fps, clips_per_shard=2, frames_per_call=16
-    )
+def write(source, out, *, encode=encode, fingerprint="tokenizer A", top_fps=8.0, **settings):
+    sizes = dict(clips_per_shard=2, frames_per_call=16)
+    return write_token_cache(source, encode, out, fingerprint=fingerprint, top_fps=top_fps, **sizes, **settings)
 
 
 def test_every_clip_comes_back_with_its_own_ids_and_texts(tmp_path):
@@ -153,3 +152,20 @@ def test_a_smaller_pixel_is_the_mean_of_those_it_covers():
     np.testing.assert_array_equal(small[0, ..., 0], [[16, 0], [0, 255]])
     with pytest.raises(ValueError, match="whole factor"):
         shrink(frames, side=3)
+
+
+def test_workers_share_the_shards_and_the_last_joins_them(tmp_path):
+    alone = write(CountingSource(), tmp_path / "alone")
+    sources = [CountingSource() for _ in range(3)]
+    for index in (2, 0):
+        assert write(sources[index], tmp_path / "shared", worker=(index, 3)) is None
+    with pytest.raises(ValueError, match="no finished token cache"):
+        TokenCache(tmp_path / "shared")
+    cache = write(sources[1], tmp_path / "shared", worker=(1, 3))
+    assert cache.meta == alone.meta
+    assert sorted(row for source in sources for row in source.read) == list(range(7))
+
+
+def test_a_worker_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="worker 3 of 3: workers are counted from 0"):
+        write(CountingSource(), tmp_path, worker=(3, 3))

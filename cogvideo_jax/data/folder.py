@@ -1,0 +1,157 @@
+"""A folder of one's own videos.
+
+    videos/
+      captions.jsonl      one line a video: {"file": "lion.mp4", "text": "a lion is drinking water"}
+      lion.mp4 ...        mp4, webm, mov, mkv, avi, gif, animated webp; also in subfolders
+
+In place of captions.jsonl there may be captions.csv: a table with the columns file and text, or the list of WebVid or
+of Kinetics as it is published (see `parse_table_row`).
+"""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.runtime.video_io import read_video
+
+LINES, TABLE = "captions.jsonl", "captions.csv"
+
+
+class FolderSource(ClipSource):
+    """A folder of videos and their captions, every video as square frames at one rate."""
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        size: int,
+        fps: float = 8.0,
+        max_seconds: float = 60.0,
+        min_frames: int = 5,
+    ):
+        """Reads the captions; videos are read when asked for.
+
+        Args:
+          folder: holds captions.jsonl or captions.csv, whose file names are relative to it.
+          size: side of the frames, pixels; the shorter side is resized to it and the middle square taken.
+          fps: frames/s that every video is resampled to, by timestamp.
+          max_seconds: the rest of a longer video is left out.
+          min_frames: shorter videos count as damaged (a training clip has 5 frames).
+        Raises:
+          ValueError: there are no captions, or not one usable row in them.
+        """
+        super().__init__()
+        self.folder = Path(folder)
+        self.size, self.fps, self.max_seconds, self.min_frames = size, fps, max_seconds, min_frames
+        self._rows: list[tuple[str, tuple[str, ...]]] = []
+        captions = self._captions()
+        read = {LINES: _lines, TABLE: _table}[captions.name]
+        try:
+            for number, row in read(captions):
+                self._add(f"{captions.name} line {number}", row)
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            raise ValueError(f"{captions} cannot be read: {error}") from error
+        if not self._rows:
+            reason = f" ({self.skipped[0][0]}: {self.skipped[0][1]})" if self._skipped else ""
+            raise ValueError(f"{captions} has no usable row{reason}")
+
+    def _captions(self) -> Path:
+        found = [self.folder / name for name in (LINES, TABLE) if (self.folder / name).is_file()]
+        if not found:
+            raise ValueError(f"{self.folder} is no folder of videos: it has no readable {LINES} or {TABLE}")
+        return found[0]
+
+    def _add(self, place: str, row: bytes | dict[str, str]) -> None:
+        """Of the files that a row may mean, the first that exists."""
+        try:
+            files, texts = parse_row(row) if isinstance(row, bytes) else parse_table_row(row)
+            there = [file for file in files if (self.folder / file).is_file()]
+            if not there:
+                raise ValueError(f"there is no file {files[0]}")
+        except ValueError as error:
+            self.skip(place, str(error))
+        else:
+            self._rows.append((there[0], texts))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def name(self, row: int) -> str:
+        return self._rows[row][0]
+
+    def __getitem__(self, row: int) -> Clip:
+        file, texts = self._rows[row]
+        frames = read_video(self.folder / file, fps=self.fps, max_seconds=self.max_seconds, size=self.size)
+        if len(frames) < self.min_frames:
+            raise ValueError(f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed")
+        return Clip(frames, self.fps, texts, file)
+
+
+def _lines(captions: Path) -> Iterator[tuple[int, bytes]]:
+    return ((number, line) for number, line in enumerate(captions.read_bytes().splitlines(), 1) if line.strip())
+
+
+def _table(captions: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    with captions.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        for row in reader:
+            yield reader.line_num, row
+
+
+def parse_row(line: bytes) -> tuple[list[str], tuple[str, ...]]:
+    """(files, texts) of one line of captions.jsonl; the file name is relative and stays inside the folder.
+
+    Raises:
+      ValueError: what is wrong with the line.
+    """
+    try:
+        row = json.loads(line)
+    except ValueError as error:  # bad JSON or bad UTF-8
+        raise ValueError("not a line of JSON") from error
+    if not isinstance(row, dict) or not isinstance(row.get("file"), str) or "text" not in row:
+        raise ValueError('the line must be an object with the keys "file" and "text"')
+    texts = row["text"] if isinstance(row["text"], list) else [row["text"]]
+    if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError('"text" must be a caption or a list of captions')
+    return [_inside(row["file"])], tuple(texts)
+
+
+def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
+    """(files that it may mean, texts) of one row of captions.csv, by the columns that it has.
+
+    | columns                                | file                                         | text  |
+    |----------------------------------------|----------------------------------------------|-------|
+    | file, text                             | file                                         | text  |
+    | videoid, page_dir, name (WebVid)       | page_dir/videoid.mp4, videoid.mp4            | name  |
+    | label, youtube_id, time_start, time_end (Kinetics) | label/ID_000010_000020.mp4, without label/ | label |
+
+    Raises:
+      ValueError: what is wrong with the row.
+    """
+    try:
+        if row.get("file"):
+            files, text = [row["file"]], row["text"]
+        elif row.get("videoid"):
+            name, text = f"{row['videoid']}.mp4", row["name"]
+            files = [f"{row['page_dir']}/{name}", name] if row.get("page_dir") else [name]
+        elif row.get("youtube_id"):
+            text = row["label"]
+            name = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}.mp4"
+            files = [f"{text}/{name}", name]
+        else:
+            raise ValueError("it has none of the columns file, videoid and youtube_id")
+    except KeyError as error:
+        raise ValueError(f"it lacks the column {error}") from error
+    if not text or not text.strip():
+        raise ValueError("it has no caption")
+    return [_inside(file) for file in files], (text,)
+
+
+def _inside(name: str) -> str:
+    """A file name that cannot leave the folder."""
+    file = PurePosixPath(name.replace("\\", "/"))
+    if file.is_absolute() or ".." in file.parts or not file.parts or "\0" in name:
+        raise ValueError(f"the file name {name!r} must stay inside the folder")
+    return str(file)

@@ -1,0 +1,63 @@
+"""TFDS sets of labelled videos; the label is the text, as in the paper's tables.
+
+TFDS decodes the videos of these sets with TensorFlow, which nothing else here needs: the extra `[tfds]`.
+"""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.runtime.video_io import fit_square
+
+# name -> TFDS set, and its frames a second
+LABELLED = {"ucf101": ("ucf101/ucf101_1_256", 25.0)}
+
+
+class LabelledSource(ClipSource):
+    """One split of a set. It is downloaded first if it is not on disk yet."""
+
+    def __init__(self, name: str, data_dir: str | Path, *, split: str, size: int):
+        """Opens a set.
+
+        Args:
+          name: of LABELLED.
+          data_dir: where sets lie.
+          split: "train" or "test".
+          size: side of the frames; the shorter side is resized to it and the middle square taken.
+
+        Raises:
+          ValueError: TensorFlow is not there.
+        """
+        super().__init__()
+        needed = [module for module in ("tensorflow", "cv2") if importlib.util.find_spec(module) is None]
+        if needed:
+            raise ValueError(f'{name} is decoded by {needed[0]}, which is not installed: pip install ".[tfds]"')
+        builder = tfds.builder(LABELLED[name][0], data_dir=str(data_dir))
+        builder.download_and_prepare()
+        self._open(name, builder, split=split, size=size)
+
+    def _open(self, name: str, builder: tfds.core.DatasetBuilder, *, split: str, size: int) -> None:
+        self.set, self.split, self.size, self.fps = name, split, size, LABELLED[name][1]
+        self.labels = builder.info.features["label"].names
+        self.records = builder.as_data_source(split)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, row: int) -> str:
+        return f"{self.set}/{self.split}/{row}"
+
+    def __getitem__(self, row: int) -> Clip:
+        record = self.records[row]
+        frames = np.stack([np.asarray(fit_square(Image.fromarray(frame), self.size)) for frame in record["video"]])
+        return Clip(frames, self.fps, (words_of(self.labels[record["label"]]),), self.name(row))
+
+
+def words_of(label: str) -> str:
+    """ "ApplyEyeMakeup" -> "apply eye makeup", "TaiChi" -> "tai chi"."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).replace("_", " ").lower()

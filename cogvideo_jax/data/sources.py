@@ -1,0 +1,65 @@
+"""The sources that a config or a command names: the project's own set, a TFDS set of videos, or a folder."""
+
+from pathlib import Path
+
+from cogvideo_jax.data import motion
+from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig
+from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.data.folder import FolderSource
+from cogvideo_jax.data.labelled import LABELLED, LabelledSource
+
+
+class MotionSource(ClipSource):
+    """A split of the CaptionedMotion set, which is drawn first if it is not on disk yet."""
+
+    def __init__(self, data_dir: str | Path, *, split: str, train_clips: int, test_clips: int, scale: int = 1):
+        """Opens one split.
+
+        Args:
+          split: "train" or "test".
+          train_clips, test_clips: choose the version of the set.
+          scale: 1 reads the frames of the set; a larger number draws the same clips that many times as large.
+        """
+        super().__init__()
+        config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
+        builder = CaptionedMotion(data_dir=str(data_dir), config=config)
+        builder.download_and_prepare()
+        self.split, self.scale = split, scale
+        self.records = builder.as_data_source(split)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def name(self, row: int) -> str:
+        return f"{self.split}/{row}"
+
+    def __getitem__(self, row: int) -> Clip:
+        record = self.records[row]
+        texts = (record["english"].decode(), record["chinese"].decode())
+        frames = record["frames"] if self.scale == 1 else motion.render(drawn_spec(record), scale=self.scale)
+        return Clip(frames, float(record["fps"]), texts, self.name(row))
+
+
+def drawn_spec(record: dict) -> motion.MotionSpec:
+    """What a record of the CaptionedMotion set shows; every action begins at its start."""
+    words = (record[key].decode() for key in ("object", "colour", "action"))
+    return motion.MotionSpec(*words, start=tuple(int(place) for place in record["path"][0]))
+
+
+def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int, test_clips: int = 1_000) -> ClipSource:
+    """The training clips of a set, or those of a folder.
+
+    Args:
+      name: "captioned_motion", a set of `labelled.LABELLED`, or a folder with captions.
+      size: side of the frames, pixels.
+      data_dir: where sets lie.
+      train_clips, test_clips: how large the drawn set is.
+    """
+    if name in LABELLED:
+        return LabelledSource(name, data_dir, split="train", size=size)
+    if name != "captioned_motion":
+        return FolderSource(name, size=size)
+    if size < 1 or size % motion.SIZE:
+        raise ValueError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of it, not {size}")
+    clips = dict(train_clips=train_clips, test_clips=test_clips)
+    return MotionSource(data_dir, split="train", scale=size // motion.SIZE, **clips)
