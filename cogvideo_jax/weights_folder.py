@@ -17,10 +17,10 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 
 from cogvideo_jax.model import config as transformer_config
-from cogvideo_jax.model.transformer import Backbone, Transformer
+from cogvideo_jax.model.transformer import Backbone, Transformer, stored_dtype
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.recipe import FILE, Recipe, read_recipe
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import read_leaf
 from cogvideo_jax.runtime.weights import read_description
 from cogvideo_jax.superres import config as superres_config
 from cogvideo_jax.superres.models import DirectSuperResolution
@@ -30,7 +30,6 @@ from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer, load_tokenizer
 STAGES = ("base", "stage1", "stage2")
 SUPERRES, TOKENIZER = "superres", "tokenizer"
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
-OWN_FLOAT32 = ("scale", "temporal_alpha")  # and biases: small, and added to what is float32 anyway
 
 
 class Stage(NamedTuple):
@@ -135,20 +134,19 @@ class WeightsFolder:
 
     def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
         leaves, _ = read_description(path)
-        return {name: jax.ShapeDtypeStruct(leaf.shape, self._kept_as(name, leaf)) for name, leaf in leaves.items()}
+        return {name: jax.ShapeDtypeStruct(leaf.shape, self._kept_as(name)) for name, leaf in leaves.items()}
+
+    def _kept_as(self, name: str) -> Any:
+        return stored_dtype(tuple(name.split("/")), self.dtype)
 
     def _load(self, path: Path) -> dict[str, Array]:
         """All leaves of a file, one at a time through the host's memory."""
         if path not in self._loaded:
             leaves, _ = read_description(path)
             self._loaded[path] = {
-                name: jnp.asarray(read_leaf(path, name), self._kept_as(name, leaf)) for name, leaf in leaves.items()
+                name: jnp.asarray(read_leaf(path, name), self._kept_as(name)) for name, leaf in leaves.items()
             }
         return self._loaded[path]
-
-    def _kept_as(self, name: str, leaf: Leaf) -> Any:
-        small = name.rsplit("/", 1)[-1]
-        return jnp.float32 if small in OWN_FLOAT32 or "bias" in small else self.dtype
 
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:

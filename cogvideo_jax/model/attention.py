@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.notation import Array, Bool, Float
+from cogvideo_jax.runtime.mesh import constrain
 
 MASKED = -10_000.0  # what a forbidden score becomes, as in the 2022 code; finite, so a row of pads stays finite
 
@@ -98,12 +99,14 @@ class Projections(nn.Module):
         """Queries [B L A K] and keys, values of the same positions."""
         kernel, bias = self.qkv_kernel.astype(self.dtype), self.qkv_bias.astype(self.dtype)
         qkv = jnp.einsum("bld,dcak->cblak", x, kernel) + bias[:, None, None]
+        qkv = constrain(qkv, None, "batch", "length", "heads", "kv")
         return qkv[0], KeysValues(qkv[1], qkv[2])
 
     def merge(self, context: Float[Array, "B L A K"]) -> Float[Array, "B L D"]:
         """The output projection over all heads."""
         kernel, bias = self.out_kernel.astype(self.dtype), self.out_bias.astype(self.dtype)
-        return jnp.einsum("blak,akd->bld", context, kernel) + bias
+        context = constrain(context, "batch", "length", "heads", "kv")
+        return constrain(jnp.einsum("blak,akd->bld", context, kernel) + bias, "batch", "length", "width")
 
 
 matrix_init = nn.initializers.normal(0.02)

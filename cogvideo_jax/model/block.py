@@ -20,9 +20,11 @@ from cogvideo_jax.model.attention import (
     scaled_init,
 )
 from cogvideo_jax.model.config import Compat, TransformerConfig
+from cogvideo_jax.model.kernels import Kernel
 from cogvideo_jax.model.spatial import spatial_attention
 from cogvideo_jax.model.temporal import temporal_attention
 from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.runtime.mesh import constrain
 
 
 @flax.struct.dataclass
@@ -36,6 +38,7 @@ class Call:
       compat: whose prefill; see Compat.
       keep_keys: return keys and values of the pass, to fill a cache.
       train: dropout is on.
+      kernel: which program computes the attention of a pass that keeps no keys.
     """
 
     text_mask: Bool[Array, "B S"]
@@ -44,6 +47,7 @@ class Call:
     compat: Compat = flax.struct.field(pytree_node=False)
     keep_keys: bool = flax.struct.field(pytree_node=False)
     train: bool = flax.struct.field(pytree_node=False)
+    kernel: Kernel = flax.struct.field(pytree_node=False, default=Kernel.XLA)
 
 
 class Sandwich(nn.Module):
@@ -108,7 +112,7 @@ class Block(Sandwich):
         weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
         if call.index is None:
             dropout = self._dropout(call)
-            return spatial_attention(query, keys, layout=layout, dropout=dropout, **weights)
+            return spatial_attention(query, keys, layout=layout, dropout=dropout, kernel=call.kernel, **weights)
         channel = past[0]
         visible = caches.spatial_positions(channel.frames.k.shape[1], call.index, layout.frame_tokens)
         local = caches.cached_and_self(channel.frames, keys, visible)
@@ -127,6 +131,7 @@ class Block(Sandwich):
                 text_mask=call.text_mask,
                 text_log_weight=0.0 if release else call.text_log_weight,
                 dropout=self._dropout(call),
+                kernel=call.kernel,
             )
         channel = past[1]
         visible = caches.temporal_positions(self.config, call.index, shifted)
@@ -152,8 +157,9 @@ class Mlp(nn.Module):
         kernel_out = self.param("kernel_out", partitioned(out_init, "mlp", "embed"), (self.inner, width))
         bias_out = self.param("bias_out", partitioned(zeros, "embed"), (width,))
         x = jnp.einsum("bld,df->blf", x, kernel_in.astype(self.dtype)) + bias_in.astype(self.dtype)
-        x = jax.nn.gelu(x, approximate=True)
-        return jnp.einsum("blf,fd->bld", x, kernel_out.astype(self.dtype)) + bias_out.astype(self.dtype)
+        x = jax.nn.gelu(constrain(x, "batch", "length", "mlp"), approximate=True)
+        x = jnp.einsum("blf,fd->bld", x, kernel_out.astype(self.dtype)) + bias_out.astype(self.dtype)
+        return constrain(x, "batch", "length", "width")
 
 
 def layer_norm(name: str) -> nn.LayerNorm:

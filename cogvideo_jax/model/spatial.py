@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 
 from cogvideo_jax.model.attention import KeysValues, Local, attend
+from cogvideo_jax.model.kernels import Kernel, fused_attention
 from cogvideo_jax.model.masks import within_frame
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.tokens.sequence import ClipLayout
@@ -16,6 +17,7 @@ def spatial_attention(
     text_mask: Bool[Array, "B S"],
     text_log_weight: float,
     dropout=None,
+    kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B L A K"]:
     """All positions at once; L = S + slots * N, where slots may be fewer than the layout has."""
     text_length = layout.text_length
@@ -25,15 +27,13 @@ def spatial_attention(
     slots = (query.shape[1] - text_length) // layout.frame_tokens
     by_frame = (query.shape[0], slots, layout.frame_tokens, *query.shape[2:])
     frame_query, frame_k, frame_v = (x[:, text_length:].reshape(by_frame) for x in (query, keys.k, keys.v))
-    mask = within_frame(slots, layout.context_slots, layout.frame_tokens)[None, :, None]
-    own_frame = Local(KeysValues(frame_k, frame_v), jnp.asarray(mask))
-    on_frames = attend(
-        frame_query,
-        text,
-        text_mask=text_mask,
-        text_log_weight=text_log_weight,
-        local=(own_frame,),
-        dropout=dropout,
-    )
+    masks = within_frame(slots, layout.context_slots, layout.frame_tokens)
+    own_frame = KeysValues(frame_k, frame_v)
+    if kernel == Kernel.XLA:
+        weights = dict(text_mask=text_mask, text_log_weight=text_log_weight)
+        local = Local(own_frame, jnp.asarray(masks[None, :, None]))
+        on_frames = attend(frame_query, text, local=(local,), dropout=dropout, **weights)
+    else:
+        on_frames = fused_attention(frame_query, text, own_frame, text_mask=text_mask, masks=masks, kernel=kernel)
     flat = (query.shape[0], slots * layout.frame_tokens, *query.shape[2:])
     return jnp.concatenate([on_text, on_frames.reshape(flat)], axis=1)

@@ -4,10 +4,14 @@ Windowed layers cut every frame into the same windows and join the windows at on
 sequence is (slot, row, column). Even layers are plain, odd layers shifted by half a window (Swin).
 """
 
+import functools
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.model.attention import KeysValues, Local, attend
+from cogvideo_jax.model.kernels import Kernel, fused_attention
 from cogvideo_jax.model.masks import across_frames, window_labels, window_order
 from cogvideo_jax.notation import Array, Bool, Float, Int
 from cogvideo_jax.tokens.sequence import ClipLayout
@@ -24,6 +28,7 @@ def temporal_attention(
     text_mask: Bool[Array, "B S"],
     text_log_weight: float,
     dropout=None,
+    kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B TN A K"]:
     """Frame positions only; text queries of this channel are never used.
 
@@ -36,34 +41,37 @@ def temporal_attention(
     text = KeysValues(keys.k[:, :text_length], keys.v[:, :text_length])
     slots = (query.shape[1] - text_length) // layout.frame_tokens
     frames = [x[:, text_length:] for x in (query, keys.k, keys.v)]
-    if window is None:
-        order = np.arange(layout.frame_tokens)[None]
-        masks = across_frames(slots, layout.context_slots, layout.frame_tokens)[None, None]
-    else:
-        orders = [window_order(layout.grid, window, shifted=odd) for odd in (False, True)]
-        order = jnp.asarray(np.stack(orders))[shifted]
-        masks = jnp.asarray(np.stack(_window_masks(layout, window, orders, slots, regions)))[shifted, :, None]
+    orders, masks = _windows(layout, window, slots, regions)
+    kind = 0 if window is None else shifted
+    order = jnp.asarray(orders)[kind]
     frame_query, frame_k, frame_v = (_to_windows(x, order, slots) for x in frames)
-    context = attend(
-        frame_query,
-        text,
-        text_mask=text_mask,
-        text_log_weight=text_log_weight,
-        local=(Local(KeysValues(frame_k, frame_v), jnp.asarray(masks)),),
-        dropout=dropout,
-    )
+    own_window = KeysValues(frame_k, frame_v)
+    if kernel == Kernel.XLA:
+        weights = dict(text_mask=text_mask, text_log_weight=text_log_weight)
+        local = Local(own_window, jnp.asarray(masks)[kind][:, None])
+        context = attend(frame_query, text, local=(local,), dropout=dropout, **weights)
+    else:
+        fused = [functools.partial(fused_attention, text_mask=text_mask, masks=one, kernel=kernel) for one in masks]
+        context = jax.lax.switch(kind, fused, frame_query, text, own_window)
     return _from_windows(context, order, slots)
 
 
-def _window_masks(layout, window, orders, slots, regions) -> list[Bool[np.ndarray, "windows Q Q"]]:
-    """For plain and shifted layers, the mask of every window."""
-    masks = []
-    for odd, order in zip((False, True), orders):
+def _windows(
+    layout: ClipLayout, window: int | None, slots: int, regions: bool
+) -> tuple[Int[np.ndarray, "kinds windows tokens"], Bool[np.ndarray, "kinds windows Q Q"]]:
+    """Which tokens form each window, and what they see there: in plain and in shifted layers, or in all alike."""
+    if window is None:
+        order = np.arange(layout.frame_tokens)
+        return order[None, None], across_frames(slots, layout.context_slots, layout.frame_tokens)[None, None]
+    orders, masks = [], []
+    for odd in (False, True):
+        order = window_order(layout.grid, window, shifted=odd)
         time = across_frames(slots, layout.context_slots, order.shape[1])
         labels = np.tile(window_labels(layout.grid, window, shifted=odd)[order], (1, slots))
         same_region = labels[:, :, None] == labels[:, None, :]
-        masks.append(time & (same_region if regions else True) & np.ones_like(same_region))
-    return masks
+        orders.append(order)
+        masks.append(time & (same_region if regions else np.ones_like(same_region)))
+    return np.stack(orders), np.stack(masks)
 
 
 def _to_windows(x: Float[Array, "B TN A K"], order: Int[Array, "windows tokens"], slots: int) -> Array:

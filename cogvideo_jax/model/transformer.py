@@ -4,9 +4,11 @@ One set of functions for training and sampling: `__call__` reads whole sequences
 and values, `step` reads one token against that cache. A test holds every step to the whole pass.
 """
 
+from enum import StrEnum
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.model import cache as caches
@@ -14,7 +16,23 @@ from cogvideo_jax.model.attention import matrix_init, partitioned
 from cogvideo_jax.model.block import Block, Call, layer_norm
 from cogvideo_jax.model.cache import Cache
 from cogvideo_jax.model.config import Compat, TransformerConfig
+from cogvideo_jax.model.kernels import Kernel
 from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.runtime.mesh import constrain
+
+
+class Remat(StrEnum):
+    """What of a layer is computed again in the backward pass, to save memory for a third more arithmetic at most."""
+
+    NOTHING = "nothing"
+    ALL_BUT_MATRICES = "all_but_matrices"  # keeps what was multiplied by weights: most of the arithmetic
+    EVERYTHING = "everything"
+
+
+POLICIES = {
+    Remat.ALL_BUT_MATRICES: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    Remat.EVERYTHING: jax.checkpoint_policies.nothing_saveable,
+}
 
 
 class Backbone(nn.Module):
@@ -23,12 +41,14 @@ class Backbone(nn.Module):
     Attributes:
       config: every dimension.
       dtype: compute type; parameters are float32 at initialisation.
-      remat: recompute each layer in the backward pass instead of keeping its activations.
+      remat: what of a layer is computed again in the backward pass instead of being kept.
+      kernel: which program computes attention in training.
     """
 
     config: Any
     dtype: Any = jnp.float32
-    remat: bool = False
+    remat: Remat = Remat.NOTHING
+    kernel: Kernel = Kernel.XLA
 
     def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
         """Called by a subclass's setup.
@@ -45,7 +65,8 @@ class Backbone(nn.Module):
         self.position_table = self.param("position_table", positions, (config.base_positions, config.width))
         if extra_positions is not None:
             self.extra_positions = self.param("extra_positions", positions, (extra_positions, config.width))
-        block = nn.remat(block, prevent_cse=False) if self.remat else block
+        if self.remat != Remat.NOTHING:
+            block = nn.remat(block, prevent_cse=False, policy=POLICIES[self.remat])
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
@@ -66,7 +87,7 @@ class Backbone(nn.Module):
         return _project(hidden, self.token_table)
 
     def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
-        return self.token_table[ids].astype(self.dtype)
+        return constrain(self.token_table[ids].astype(self.dtype), "batch", "length", "width")
 
     def _embed_text(self, text: Int[Array, "B S"], text_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
         """Left-padded ids; positions count from the first that is no pad."""
@@ -105,7 +126,7 @@ class Transformer(Backbone):
           text: left-padded ids.
           text_mask: False on padding.
           frames: *inputs* in slot order (see `tokens.sequence.shift_right`); fewer slots than the layout are allowed.
-          text_log_weight: added to frames' scores towards text in both channels.
+          text_log_weight: added to frames' scores towards text in both channels; by the kernel XLA only.
           train: dropout on; needs the rng "dropout".
         """
         hidden, _ = self._whole(text, text_mask, frames, text_log_weight, train=train)
@@ -152,7 +173,8 @@ class Transformer(Backbone):
         x_frames = x_frames + self._frame_positions()[: slots * frame_tokens].astype(self.dtype)
         x = jnp.concatenate([x_text, x_frames], axis=1)
         x = self.embedding_dropout(x, deterministic=not train)
-        call = Call(text_mask, text_log_weight, None, compat, keep_keys, train)
+        kernel = Kernel.XLA if keep_keys else self.kernel
+        call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
         x, keys = self.layers(x, (self._shifted(), None), call)
         return self.norm_final(x), keys
 
@@ -172,7 +194,16 @@ class Transformer(Backbone):
 
 
 def _project(hidden: Float[Array, "... D"], table: Float[Array, "V D"]) -> Float[Array, "... V"]:
-    return jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table.astype(jnp.float32))
+    logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table.astype(jnp.float32))
+    return constrain(logits, "batch", "length", "codes") if logits.ndim == 3 else logits
+
+
+def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
+    """In which type a parameter that is only read is kept, for a model that computes in `dtype`.
+
+    What is small and added to or multiplied with float32 anyway (norms, biases, alpha) stays float32.
+    """
+    return jnp.dtype(jnp.float32) if path[-1] in ("scale", "temporal_alpha") or "bias" in path[-1] else dtype
 
 
 def is_added(path: tuple[str, ...]) -> bool:

@@ -1,39 +1,102 @@
-"""Checkpoints by orbax: the training state and the data iterator's state, written in the background."""
+"""Checkpoints by orbax: the training state and the data iterator's state, written in the background.
 
+A checkpoint gets its name when it is complete, so a kill leaves none that is half written. One that was damaged later
+is passed over for the one before, and named in `checkpoints/damaged.json` until a new one takes its place.
+"""
+
+import json
 from pathlib import Path
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.processes import is_first
 
 
 class Checkpoints:
     """The newest `keep` checkpoints of a run below `workdir/checkpoints`."""
 
     def __init__(self, workdir: Path, *, keep: int):
+        self._folder = (workdir / "checkpoints").resolve()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
-        self._manager = ocp.CheckpointManager((workdir / "checkpoints").resolve(), options=options)
-
-    def latest(self) -> int | None:
-        """Newest complete step, None in a fresh run."""
-        return self._manager.latest_step()
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
+        self._damaged: set[int] = self._read_damaged()
 
     def save(self, step: int, state: PyTree, data: dict) -> None:
-        """Starts to save; a step that is already there is left alone."""
-        if step in self._manager.all_steps():
+        """Starts to save; a step that is already there is left alone, unless it is damaged."""
+        if step in self._damaged:
+            self._manager.delete(step)
+            self._note_damaged(self._damaged - {step})
+        elif step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
         self._manager.save(step, args=items)
 
-    def restore(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
-        """State in the shapes, types and shardings of `like` (arrays or ShapeDtypeStructs), and the data state."""
-        abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=items)
-        return found.state, found.data
+    def restore(self, like: PyTree) -> tuple[int, PyTree, dict] | None:
+        """The newest checkpoint that can be read, None in a fresh run.
+
+        Args:
+          like: shapes, types and shardings of the state; the mesh may be another than the one it was saved on.
+
+        Returns:
+          Its step, the state and the data state.
+
+        Raises:
+          ValueError: there are checkpoints, and not one can be read.
+          RuntimeError: of several processes, this one cannot read the newest: all are to be started again.
+        """
+        steps, failed = sorted(self._manager.all_steps(), reverse=True), {}
+        for step in [step for step in steps if step not in self._damaged]:
+            try:
+                state, data = self._read(step, like)
+            except Exception as error:  # orbax raises many kinds for a damaged file
+                failed[step] = error
+                logging.warning("checkpoint %d cannot be read: %s", step, _first_line(error))
+                if jax.process_count() > 1:  # the others wait in a barrier: only a new start brings all together
+                    self._note_damaged(self._damaged | failed.keys())
+                    raise RuntimeError(f"checkpoint {step} cannot be read; a new start passes over it") from error
+            else:
+                if failed:
+                    logging.warning("training goes on from the one before, step %d", step)
+                    self._note_damaged(self._damaged | failed.keys())
+                return step, state, data
+        if not steps:
+            return None
+        self._note_damaged(set())  # nothing is gained by passing over all of them
+        reason = _first_line(next(iter(failed.values()))) if failed else "all are damaged"
+        raise ValueError(
+            f"none of the checkpoints {steps} in {self._folder} can be read ({reason}); if the config was changed, "
+            "change it back, or choose another --workdir"
+        )
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether some process was told to end, and this is the step at which all are to save; the same in all."""
+        return self._manager.reached_preemption(step)
 
     def close(self) -> None:
         """Waits until everything is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+    def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
+        items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
+        found = self._manager.restore(step, args=items)
+        return found.state, found.data
+
+    def _read_damaged(self) -> set[int]:
+        notes = self._folder / "damaged.json"
+        return set(json.loads(notes.read_text())) if notes.exists() else set()
+
+    def _note_damaged(self, steps: set[int]) -> None:
+        self._damaged = set(steps)
+        notes = self._folder / "damaged.json"
+        if steps:
+            notes.write_text(json.dumps(sorted(steps)))
+        elif is_first():
+            notes.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}".splitlines()[0][:200]

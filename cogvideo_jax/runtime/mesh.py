@@ -1,66 +1,137 @@
-"""Mesh axes and the rules that send a parameter's logical axes to them.
+"""Mesh axes, and the rules that send the logical axes of parameters and activations to them.
 
-`data` copies parameters and splits batches, `fsdp` splits both, `tensor` splits heads, MLP and vocabulary.
+`data` copies parameters and splits batches, `fsdp` splits both, `tensor` splits heads, MLP and codes. Devices of
+several slices, joined by a slower network, are laid out so that only `data` crosses from one slice to another.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 
 import flax.linen as nn
 import jax
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+from jax.experimental import mesh_utils, multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cogvideo_jax.notation import PyTree
+from cogvideo_jax.notation import Array, Int, PyTree
 
 AXES = ("data", "fsdp", "tensor")
 BATCH = PartitionSpec(("data", "fsdp"))
 RULES = (
+    # parameters
     ("layers", None),
-    ("vocab", "tensor"),
+    ("vocab", None),  # 150,010 rows divide by nothing
     ("embed", "fsdp"),
+    ("channels", "fsdp"),
+    ("codebook", "fsdp"),
+    # parameters and activations
     ("heads", "tensor"),
     ("kv", None),
     ("mlp", "tensor"),
+    # activations
+    ("batch", ("data", "fsdp")),
+    ("length", None),
+    ("width", None),
+    ("codes", "tensor"),
 )
 
 
-def make_mesh(shape: Mapping[str, int]) -> jax.sharding.Mesh:
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
     """A mesh over all devices; one axis may be -1 and takes what is left.
 
+    Args:
+      shape: size of each of AXES.
+      devices: by default those of this run; may be those of a topology that is only compiled for.
+
     Raises:
-      ValueError: if the axes do not multiply to the number of devices.
+      ValueError: if the axes do not multiply to the number of devices, or `data` not to that of slices.
     """
     if set(shape) != set(AXES):
         raise ValueError(f"mesh needs exactly the axes {AXES}, got {tuple(shape)}")
+    devices = jax.devices() if devices is None else list(devices)
     sizes = [shape[axis] for axis in AXES]
-    devices = jax.device_count()
     if sizes.count(-1) == 1:
-        known = 1
-        for size in sizes:
-            known *= max(size, 1)
-        sizes[sizes.index(-1)] = devices // known
-    total = sizes[0] * sizes[1] * sizes[2]
-    if min(sizes) < 1 or total != devices:
-        raise ValueError(f"mesh {dict(shape)} does not fit {devices} devices")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(AxisType.Auto,) * len(AXES))
+        known = math.prod(max(size, 1) for size in sizes)
+        sizes[sizes.index(-1)] = len(devices) // known
+    if min(sizes) < 1 or math.prod(sizes) != len(devices):
+        raise ValueError(f"mesh {dict(shape)} does not fit {len(devices)} devices")
+    return Mesh(_grid(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
-def shardings(boxed: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
-    """NamedSharding of every parameter of an abstract tree that still carries its logical axes."""
+def _grid(sizes: list[int], devices: list[jax.Device]):
+    """Devices by mesh position: neighbours in the machine are neighbours in the mesh."""
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    if sizes[0] % slices:
+        raise ValueError(f"mesh axis data={sizes[0]} is not a multiple of the {slices} slices; only it may cross them")
+    within, across = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1]
+    return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
+
+
+def shardings(boxed: PyTree, mesh: Mesh) -> PyTree:
+    """NamedSharding of every parameter of an abstract tree that still carries its logical axes.
+
+    Raises:
+      ValueError: a size that the mesh does not divide.
+    """
     specs = nn.get_partition_spec(boxed)
-    return nn.logical_to_mesh_sharding(specs, mesh, RULES)
+    found = nn.logical_to_mesh_sharding(specs, mesh, RULES)
+    jax.tree_util.tree_map_with_path(_check_divides, nn.meta.unbox(boxed), found)
+    return found
 
 
-def replicated(mesh: jax.sharding.Mesh) -> NamedSharding:
+def _check_divides(path, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) -> None:
+    for size, axes in zip(leaf.shape, sharding.spec):
+        parts = math.prod(sharding.mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
+        if size % parts:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            raise ValueError(f"mesh axis {axes}={parts} does not divide the {size} of {name} {list(leaf.shape)}")
+
+
+def constrain(x: Array, *axes: str | None) -> Array:
+    """An activation laid out as the rules say for its logical axes; as it is where no mesh is set."""
+    return nn.with_logical_constraint(x, axes, rules=RULES)
+
+
+def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
+    """Where an array of these logical axes lies."""
+    return NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
     """The same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
-def batch_sharding(mesh: jax.sharding.Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh) -> NamedSharding:
     """Split over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)
 
 
-def put_batch(batch: PyTree, mesh: jax.sharding.Mesh) -> PyTree:
+def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """Host arrays of this process -> global arrays split over `data` and `fsdp`."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
+
+
+def to_host(tree: PyTree) -> PyTree:
+    """Whole arrays in the memory of every process; all must call it."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
+    """Rows of a global batch that this process reads, in the order in which `put_batch` wants them.
+
+    Processes that differ along `tensor` only read the same rows; a topology may scatter those of a process.
+
+    Raises:
+      ValueError: `data` times `fsdp` does not divide the batch.
+    """
+    parts = mesh.shape["data"] * mesh.shape["fsdp"]
+    if batch_size < 1 or batch_size % parts:
+        raise ValueError(f"batch_size {batch_size} cannot be shared by data x fsdp = {parts} parts of the mesh")
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))

@@ -1,22 +1,30 @@
 """Figures of a run: JSON lines on disk, a progress bar on a terminal, plain log lines elsewhere."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 from absl import logging
 from tqdm import tqdm
 
+from cogvideo_jax.runtime.processes import is_first
+
 
 class MetricsWriter:
-    """Appends to `metrics.jsonl`; lines after `first_step` of an interrupted run are dropped, they will come again."""
+    """Appends to `metrics.jsonl`; lines after `first_step` of an interrupted run are dropped, they will come again.
+
+    Of several processes the first writes.
+    """
 
     def __init__(self, path: Path, *, first_step: int, steps: int):
+        self._tells = is_first()
+        path = path if self._tells else Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _lines(path) if line["step"] <= first_step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
-        self._bar = progress_bar(total=steps, initial=first_step, unit="step")
+        self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; the bar shows the loss."""
@@ -25,7 +33,7 @@ class MetricsWriter:
         shown = {name: f"{values[name]:.4g}" for name in ("loss", "tokens_per_second") if name in values}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
-        if self._bar.disable:
+        if self._bar.disable and self._tells:
             logging.info("step %d %s", step, " ".join(f"{k}={v}" for k, v in shown.items()))
 
     def close(self) -> None:

@@ -89,10 +89,10 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         raise ValueError(f"{path} is not a safetensors file, or it is damaged") from error
 
 
-def read_leaf(path: str | Path, name: str, rows: slice | None = None) -> np.ndarray:
-    """One leaf, or some of its rows. The file is mapped for this call only, so that its pages do not add up."""
+def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:
+    """One leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
     with safetensors.safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+        return file.get_tensor(name) if index is None else file.get_slice(name)[index]
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:

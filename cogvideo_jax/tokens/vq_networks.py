@@ -10,6 +10,7 @@ alone, so that an empty background is one code, whatever moves elsewhere.
 """
 
 import dataclasses
+import functools
 from enum import StrEnum
 from typing import Any
 
@@ -18,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.notation import Array, Float, UInt8
+from cogvideo_jax.runtime.mesh import constrain
 
 
 class Norm(StrEnum):
@@ -169,6 +171,9 @@ def to_unit_range(images: Float[Array, "*B H W 3"], config: VQConfig) -> Float[A
     return images.astype(jnp.float32) * jnp.asarray(config.std) + jnp.asarray(config.mean)
 
 
+split_by = nn.with_logical_partitioning  # names the logical axes of a parameter; runtime/mesh.py says where they lie
+
+
 def pixel_attention(
     query: Float[Array, "B h w F"], key: Float[Array, "B h w F"], value: Float[Array, "B h w F"]
 ) -> Float[Array, "B h w F"]:
@@ -189,8 +194,9 @@ class Normalise(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B h w F"]) -> Float[Array, "B h w F"]:
         shape, width = x.shape, x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (width,), self.param_dtype)
-        bias = self.param("bias", nn.initializers.zeros, (width,), self.param_dtype)
+        ones, zeros = (split_by(init, ("channels",)) for init in (nn.initializers.ones, nn.initializers.zeros))
+        scale = self.param("scale", ones, (width,), self.param_dtype)
+        bias = self.param("bias", zeros, (width,), self.param_dtype)
         x = x.astype(jnp.float32)
         if self.norm is Norm.GROUP:
             x = x.reshape(shape[0], shape[1] * shape[2], self.groups, width // self.groups)
@@ -211,10 +217,20 @@ class _Block(nn.Module):
     dtype: Any = jnp.float32
     param_dtype: Any = jnp.float32
 
-    def conv(self, width: int, name: str, *, kernel: int | None = None, stride: int = 1, padding="SAME") -> nn.Conv:
+    def conv(
+        self,
+        width: int,
+        name: str,
+        *,
+        kernel: int | None = None,
+        stride: int = 1,
+        padding="SAME",
+        axis: str | None = "channels",
+    ) -> nn.Conv:
         side = self.kernel if kernel is None else kernel
-        settings = dict(padding=padding, dtype=self.dtype, param_dtype=self.param_dtype, name=name)
-        return nn.Conv(width, (side, side), strides=(stride, stride), **settings)
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        settings = dict(strides=(stride, stride), padding=padding, name=name)
+        return nn.Conv(width, (side, side), **settings, **types, **_split_convolution(axis))
 
     def normalised(self, x: Float[Array, "B h w F"], name: str) -> Float[Array, "B h w F"]:
         return Normalise(self.norm, self.groups, self.dtype, self.param_dtype, name=name)(x)
@@ -318,7 +334,7 @@ class Decoder(_Block):
             if level > 0:
                 x = x.repeat(2, axis=1).repeat(2, axis=2)  # nearest neighbour
                 x = self.conv(x.shape[-1], f"level{level}_up")(x)
-        x = self.conv(3 * self.patch**2, "conv_out")(nn.swish(self.normalised(x, "norm_out")))
+        x = self.conv(3 * self.patch**2, "conv_out", axis=None)(nn.swish(self.normalised(x, "norm_out")))
         return _patches_to_pixels(x, self.patch)
 
 
@@ -353,7 +369,8 @@ class VQNetworks(nn.Module):
         )
         sampler = (c.encoder_downsample_kernel, c.encoder_norm, c.groups, *types)
         self.down_samplers = [DownSampler(*sampler, name=f"down_sampler_{rate}") for rate in c.rates[1:]]
-        self.project = nn.Conv(c.code_width, (1, 1), dtype=self.dtype, param_dtype=self.param_dtype)
+        types = dict(dtype=self.dtype, param_dtype=self.param_dtype)
+        self.project = nn.Conv(c.code_width, (1, 1), **types, **_split_convolution("channels"))
         self.decoders = [
             Decoder(
                 *decoder,
@@ -370,14 +387,14 @@ class VQNetworks(nn.Module):
 
     def encode(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w E"]:
         """Normalised pixels -> the latents that are compared with the code book."""
-        x = self.encoder(images)
+        x = self.encoder(constrain(images, "batch", None, None, None))
         for down_sampler in self.down_samplers[: self.config.rates.index(rate)]:
             x = down_sampler(x)
         return self.project(x)
 
     def decode(self, vectors: Float[Array, "B h w E"], *, rate: int) -> Float[Array, "B H W 3"]:
         """Code vectors -> normalised pixels."""
-        return self.decoders[self.config.rates.index(rate)](vectors)
+        return self.decoders[self.config.rates.index(rate)](constrain(vectors, "batch", None, None, None))
 
     def __call__(self, images: Float[Array, "B H W 3"]) -> list[Float[Array, "B H W 3"]]:
         """Every rate without quantisation; used to create all parameters."""
@@ -386,5 +403,22 @@ class VQNetworks(nn.Module):
 
 def init_networks(config: VQConfig, rng: Array) -> dict:
     """Fresh float32 parameters of VQNetworks (the tree below 'params')."""
+    return nn.meta.unbox(_init(config, rng))
+
+
+def abstract_networks(config: VQConfig) -> dict:
+    """Shapes of the parameters of VQNetworks, with their logical axes."""
+    return jax.eval_shape(functools.partial(_init, config), jax.random.key(0))
+
+
+def _init(config: VQConfig, rng: Array) -> dict:
     side = 2 * config.rates[-1]
     return VQNetworks(config).init(rng, jnp.zeros((1, side, side, 3)))["params"]
+
+
+def _split_convolution(axis: str | None) -> dict:
+    """Initialisers of a convolution whose output channels have this logical axis."""
+    return dict(
+        kernel_init=split_by(nn.initializers.lecun_normal(), (None, None, None, axis)),
+        bias_init=split_by(nn.initializers.zeros, (axis,)),
+    )

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.model import config as presets
 from cogvideo_jax.model.transformer import Transformer, is_added
-from cogvideo_jax.training.state import abstract_params
+from cogvideo_jax.training.inherit import abstract_params
 from tests.model import tiny
 
 

@@ -1,0 +1,84 @@
+"""Checkpoints: a damaged one is passed over for the one before, and nothing else is lost."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import SingleDeviceSharding
+
+from cogvideo_jax.runtime.checkpoint import Checkpoints
+
+SIZE = 5000
+
+
+def state(step: int):
+    return {"a": jnp.arange(SIZE, dtype=jnp.float32) + step, "b": {"c": jnp.full((3,), step, jnp.int32)}}
+
+
+LIKE = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=SingleDeviceSharding(jax.devices()[0])), state(0)
+)
+
+
+def cut(path, *, to: float):
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * to)])
+
+
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+DAMAGES = {
+    "half of the numbers": lambda step: cut(largest(step / "state"), to=0.5),
+    "the index of the numbers": lambda step: cut(step / "state" / "manifest.ocdbt", to=0.3),
+    "the shapes": lambda step: cut(step / "state" / "_METADATA", to=0.5),
+    "the place in the data": lambda step: cut(step / "data" / "metadata", to=0.5),
+    "the state": lambda step: shutil.rmtree(step / "state"),
+}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """A run with checkpoints 1, 2 and 3."""
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    for step in (1, 2, 3):
+        checkpoints.save(step, state(step), {"next": step})
+    checkpoints.close()
+    return tmp_path
+
+
+def test_the_newest_is_restored(three):
+    step, found, place = Checkpoints(three, keep=3).restore(LIKE)
+    assert step == 3 and place == {"next": 3}
+    np.testing.assert_array_equal(found["a"], state(3)["a"])
+
+
+def test_a_fresh_run_has_none(tmp_path):
+    assert Checkpoints(tmp_path, keep=3).restore(LIKE) is None
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_one_is_passed_over_and_written_anew(three, damage, caplog):
+    damage(three / "checkpoints" / "3")
+    checkpoints = Checkpoints(three, keep=3)
+    with caplog.at_level("WARNING", logger="absl"):
+        step, found, place = checkpoints.restore(LIKE)
+    assert step == 2 and place == {"next": 2} and int(found["b"]["c"][0]) == 2
+    assert "checkpoint 3 cannot be read" in caplog.text and "the one before, step 2" in caplog.text
+    assert Checkpoints(three, keep=3).restore(LIKE)[0] == 2  # a new start knows, without trying again
+    checkpoints.save(3, state(30), {"next": 30})
+    checkpoints.close()
+    step, found, _ = Checkpoints(three, keep=3).restore(LIKE)
+    assert step == 3 and int(found["b"]["c"][0]) == 30
+    assert not (three / "checkpoints" / "damaged.json").exists()
+    assert {path.name for path in (three / "checkpoints").iterdir() if path.is_dir()} == {"1", "2", "3"}
+
+
+def test_if_none_can_be_read_the_run_does_not_start_anew(three):
+    other = LIKE | {"a": jax.ShapeDtypeStruct((7,), jnp.float32, sharding=LIKE["a"].sharding), "z": LIKE["a"]}
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"none of the checkpoints \[3, 2, 1\] .* can be read .* --workdir"):
+            Checkpoints(three, keep=3).restore(other)
+    assert Checkpoints(three, keep=3).restore(LIKE)[0] == 3
