@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,6 +44,10 @@ def _add_train(commands, run) -> None:
     train = commands.add_parser("train", help="train one part", description="Any key: --config.KEY=VALUE")
     train.add_argument("--config", required=True, help="a file of configs/")
     train.add_argument("--workdir", required=run is _train, help="checkpoints, metrics and weights go here")
+    if run is _plan_train:
+        train.add_argument("--topology", help="compile for TPUs that are not here, e.g. v5e:16x16 or 2*v5p:4x4x4")
+    if run is _train:
+        train.add_argument("--distributed", action="store_true", help="as one of the processes that launch/ starts")
     train.set_defaults(run=run)
 
 
@@ -116,6 +121,7 @@ def _add_tokenize(commands) -> None:
     tokenize.add_argument("--size", type=int, default=64, help="side of the frames in pixels")
     tokenize.add_argument("--coarse-size", type=int, help="also keep the ids of frames shrunk to this side")
     tokenize.add_argument("--data-dir", default="data/tfds", help="where captioned_motion is kept")
+    tokenize.add_argument("--worker", default="0/1", metavar="I/N", help="do a share only; the last of N joins all")
     tokenize.add_argument("--clips", type=int, default=10_000, help="training clips of captioned_motion")
     tokenize.set_defaults(run=_tokenize)
 
@@ -154,10 +160,13 @@ def _open_weights(options):
 
 
 def _train(options, overrides: list[str]) -> int:
+    from cogvideo_jax.runtime.processes import join
     from cogvideo_jax.training.config_files import load_config
     from cogvideo_jax.training.loop import Interrupted, train
 
     config = load_config(options.config, overrides)
+    if options.distributed:
+        join()
     try:
         weights = train(config, options.workdir)
     except Interrupted as stop:
@@ -169,9 +178,15 @@ def _train(options, overrides: list[str]) -> int:
 
 def _plan_train(options, overrides: list[str]) -> int:
     from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.foretell import describe, foretell
     from cogvideo_jax.training.loop import plan
 
-    return _show_plan(plan(load_config(options.config, overrides)))
+    config = load_config(options.config, overrides)
+    if options.topology is None:
+        return _show_plan(plan(config))
+    foretold = foretell(config, options.topology)
+    print(describe(foretold))
+    return 0 if foretold.fits else 2
 
 
 def _plan_generate(options, _) -> int:
@@ -332,14 +347,21 @@ def _assemble(options, _) -> int:
 
 def _tokenize(options, _) -> int:
     from cogvideo_jax.data.captions import place_text_model
-    from cogvideo_jax.data.clips import open_source
+    from cogvideo_jax.data.sources import open_source
     from cogvideo_jax.data.tokenize import write_token_cache
     from cogvideo_jax.tokens.vq_tokenizer import load_tokenizer
 
+    worker = re.fullmatch(r"(\d+)/(\d+)", options.worker)
+    if worker is None:
+        raise ValueError(f"--worker {options.worker} should look like 0/8: this one, and how many there are")
     tokenizer = load_tokenizer(options.tokenizer)
     source = open_source(options.source, size=options.size, data_dir=options.data_dir, train_clips=options.clips)
-    sizes = dict(fingerprint=tokenizer.fingerprint, coarse_size=options.coarse_size)
-    cache = write_token_cache(source, tokenizer.encode, options.out, **sizes)
+    settings = dict(fingerprint=tokenizer.fingerprint, coarse_size=options.coarse_size)
+    settings["worker"] = tuple(map(int, worker.groups()))
+    cache = write_token_cache(source, tokenizer.encode, options.out, **settings)
+    if cache is None:
+        print(f"worker {options.worker} is done; {options.out} is whole when the others are")
+        return 0
     place_text_model(cache, options.text_model, pieces=options.text_pieces)
     source.warn_of_skipped()
     print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")

@@ -25,7 +25,9 @@ def get_config() -> ConfigDict:
             checkpoint_every=250,
             keep_checkpoints=2,
             dtype="float32",
-            remat=False,
+            remat="nothing",
+            microbatches=1,
+            attention="auto",
             mesh=dict(data=-1, fsdp=1, tensor=1),
             base="runs/base/weights.safetensors",
             train_inherited=True,
@@ -41,7 +43,7 @@ def get_config() -> ConfigDict:
                 eps=1e-8,
                 weight_decay=1e-4,
                 clip_norm=1.0,
-                muon=False,
+                muon=True,
             ),
         )
     )

@@ -27,7 +27,9 @@ def get_config() -> ConfigDict:
             checkpoint_every=250,
             keep_checkpoints=2,
             dtype="float32",
-            remat=False,
+            remat="nothing",
+            microbatches=1,
+            attention="auto",
             mesh=dict(data=-1, fsdp=1, tensor=1),
             base="runs/base/weights.safetensors",
             train_inherited=False,
@@ -35,7 +37,7 @@ def get_config() -> ConfigDict:
             data=dict(cache="data/demo_fine_tokens", text_model="data/demo_fine_tokens/text.model"),
             example=dict(mask_ratios=(1.0, 1.0)),
             optimizer=dict(
-                learning_rate=2e-3,
+                learning_rate=1.5e-3,
                 warmup_steps=200,
                 final_fraction=0.05,
                 b1=0.9,
@@ -43,7 +45,7 @@ def get_config() -> ConfigDict:
                 eps=1e-8,
                 weight_decay=1e-4,
                 clip_norm=1.0,
-                muon=False,
+                muon=True,
             ),
         )
     )

@@ -1,19 +1,34 @@
 #!/usr/bin/env bash
-# Trains one part on this machine and starts it again after a crash; a run goes on from its newest checkpoint.
-#   launch/local.sh configs/demo_base.py runs/base [--config.KEY=VALUE ...]
+# Trains one part on this machine, by one process or by several that are joined as the hosts of a pod are.
+#   [PROCESSES=4] launch/local.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 set -euo pipefail
 
-RESTARTS=${RESTARTS:-3}
-CONFIG=${1:?usage: launch/local.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
-WORKDIR=${2:?usage: launch/local.sh CONFIG WORKDIR [--config.KEY=VALUE ...]}
+PROCESSES=${PROCESSES:-1}
+PORT=${PORT:-12345} # where the first process meets the others
+DRY_RUN=0
+[[ ${1:-} != --dry-run ]] || { DRY_RUN=1 && shift; }
+USAGE="usage: launch/local.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]"
+CONFIG=${1:?$USAGE}
+WORKDIR=${2:?$USAGE}
 shift 2
 
-for ((try = 0; try <= RESTARTS; try++)); do
-  status=0
-  cogvideo train --config="$CONFIG" --workdir="$WORKDIR" "$@" || status=$?
-  case $status in
-    0 | 2 | 130) exit "$status" ;; # done, wrong input, stopped by hand
-  esac
-  echo "launch/local.sh: exit code $status, restart $((try + 1)) of $RESTARTS" >&2
+run=("$(dirname "$0")/restart.sh" cogvideo train --config="$CONFIG" --workdir="$WORKDIR" "$@")
+if ((PROCESSES == 1)); then
+  ((DRY_RUN)) && echo "${run[@]}" && exit
+  PAUSE=${PAUSE:-1} exec "${run[@]}"
+fi
+
+trap 'kill -TERM $(jobs -p) 2>/dev/null || true' INT TERM # all save, at a step that they agree on
+for ((id = 0; id < PROCESSES; id++)); do
+  place=(JAX_COORDINATOR_ADDRESS="localhost:$PORT" JAX_NUM_PROCESSES="$PROCESSES" JAX_PROCESS_ID="$id")
+  if ((DRY_RUN)); then
+    echo "${place[@]}" "${run[@]}" --distributed
+  else
+    env "${place[@]}" "${run[@]}" --distributed &
+  fi
+done
+status=0
+for job in $(jobs -p); do
+  while kill -0 "$job" 2>/dev/null; do wait "$job" || status=$?; done
 done
 exit "$status"

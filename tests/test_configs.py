@@ -10,8 +10,9 @@ import pytest
 from cogvideo_jax.recipe import read_recipe
 from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
 from cogvideo_jax.training.config_files import check_keys, load_config
+from cogvideo_jax.training.inherit import abstract_params
 from cogvideo_jax.training.parts import build_model
-from cogvideo_jax.training.state import abstract_params, make_optimizer
+from cogvideo_jax.training.state import make_optimizer
 
 FOLDER = Path(__file__).parent.parent / "configs"
 CONFIGS = sorted(FOLDER.glob("*.py"))

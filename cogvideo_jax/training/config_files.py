@@ -26,7 +26,9 @@ _STARTS = {
     "itersr": ["base", "train_inherited"],
 }
 _EXAMPLE = {
-    "base": {"example": "first_frame_suffix first_frame_probability moment_probability rates text_dropout"},
+    "base": {
+        "example": "first_frame_suffix first_frame_probability moment_probability moments_a_second rates text_dropout"
+    },
     "stage1": {"example": "rates text_dropout"},
     "stage2": {"example": "rates tiled text_dropout"},
     "superres": {"example": "mask_ratios"},
@@ -44,7 +46,7 @@ def check_keys(config: ConfigDict) -> None:
     if part == "tokenizer":
         plain, sections = _SETTINGS, _SECTIONS | _TOKENIZER
     elif part in _EXAMPLE:
-        plain = [*_SETTINGS, "dtype", "remat", *_STARTS[part]]
+        plain = [*_SETTINGS, "dtype", "remat", "microbatches", "attention", *_STARTS[part]]
         sections = _SECTIONS | _TRANSFORMER | _EXAMPLE[part]
     else:
         raise ValueError(f"part must be tokenizer, {', '.join(_EXAMPLE)}; got {part!r}")

@@ -9,12 +9,13 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
 from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.runtime.metrics import MetricsWriter
 from cogvideo_jax.training.config_files import check_keys
-from cogvideo_jax.training.parts import Part, Start, build_part
+from cogvideo_jax.training.parts import Part, build_part
 from cogvideo_jax.training.state import count, make_schedule
 
 
@@ -47,19 +48,17 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         part = build_part(config, mesh)
         planned = require([part.plan()])
 
-        # Data, state.
-        start = part.start()
-        logging.info("%s: %d numbers in the state, %s", config.part, count(start.state), jax.devices()[0].platform)
-
-        # Resume.
+        # Data, what is only read, what is learned.
+        batches, frozen = part.batches(), part.frozen()
         checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        step, start = _resume(start, checkpoints)
+        step, state = _begin(part, batches, checkpoints)
+        logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
 
         # Steps.
-        stop = _StopRequest()
+        stop = _StopRequest(checkpoints)
         metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
         try:
-            state = _steps(config, part, start, step, mesh, checkpoints, metrics, stop)
+            state = _steps(config, part, step, state, frozen, batches, mesh, checkpoints, metrics, stop)
         finally:
             metrics.close()
             checkpoints.close()
@@ -80,20 +79,21 @@ def plan(config: ConfigDict) -> list[Phase]:
         return [build_part(config, mesh).plan()]
 
 
-def _resume(start: Start, checkpoints: Checkpoints) -> tuple[int, Start]:
-    """Newest saved step and what it goes on from, or step zero."""
-    step = checkpoints.latest()
-    if step is None:
-        return 0, start
-    state, place = checkpoints.restore(step, start.state)
-    start.batches.set_state(place)
+def _begin(part: Part, batches, checkpoints: Checkpoints) -> tuple[int, PyTree]:
+    """Newest saved step and its state, with the batches at their place; or step zero."""
+    found = checkpoints.restore(part.abstract[0])
+    if found is None:
+        return 0, part.first_state()
+    step, state, place = found
+    batches.set_state(place)
     logging.info("resumed at step %d", step)
-    return step, start._replace(state=state)
+    return step, state
 
 
-def _steps(config, part: Part, start: Start, step: int, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop):
+def _steps(
+    config, part: Part, step: int, state, frozen, batches, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop
+):
     """Runs from `step` to the end; nothing in it waits for the device except where figures are written."""
-    state, frozen, batches = start
     base_rng = jax.random.key(config.seed + 1)
     schedule = make_schedule(config.optimizer, steps=config.steps)
     pending, since = [], time.monotonic()
@@ -102,7 +102,7 @@ def _steps(config, part: Part, start: Start, step: int, mesh, checkpoints: Check
         state, scalars = part.step(state, frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
         pending.append((step, scalars))
-        stopping = stop.asked  # read once: a signal that comes later is for the next step
+        stopping = stop.asked(step)
         saves = step % config.checkpoint_every == 0 or step == config.steps or stopping
         if step % config.log_every == 0 or saves:
             values = _finite(pending)
@@ -131,12 +131,17 @@ def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:
 
 
 class _StopRequest:
-    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps."""
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps.
 
-    def __init__(self):
-        self.asked = False
+    Of several processes each may hear a signal at another step, or one alone: there JAX listens for SIGTERM and agrees
+    on a step for all.
+    """
+
+    def __init__(self, checkpoints: Checkpoints):
+        self._asked = False
         self._before = {}
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._agreed = checkpoints.reached_preemption if jax.process_count() > 1 else None
+        for number in (signal.SIGINT, signal.SIGTERM) if self._agreed is None else ():
             try:
                 self._before[number] = signal.signal(number, self._ask)
             except ValueError:  # not the main thread: the caller owns the signals
@@ -144,7 +149,11 @@ class _StopRequest:
 
     def _ask(self, number, frame):
         del number, frame
-        self.asked = True
+        self._asked = True
+
+    def asked(self, step: int) -> bool:
+        """Whether the run is to save and stop after this step; to be read once a step."""
+        return self._asked if self._agreed is None else self._agreed(step)
 
     def restore(self) -> None:
         """Gives the signals back."""

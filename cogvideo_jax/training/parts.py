@@ -1,4 +1,4 @@
-"""The parts that `cogvideo train` trains, each as what the one loop needs: step, start, batches, export.
+"""The parts that `cogvideo train` trains, each as what the one loop needs: step, state, batches, export.
 
 | part      | learns                        | from                             | starts from             |
 |-----------|-------------------------------|----------------------------------|-------------------------|
@@ -14,43 +14,33 @@ import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from cogvideo_jax.data import examples
-from cogvideo_jax.data.clips import open_source
 from cogvideo_jax.data.pipeline import MakeExample, frame_batches, token_batches
+from cogvideo_jax.data.sources import open_source
 from cogvideo_jax.data.tokenize import TokenCache
 from cogvideo_jax.model import config as presets
-from cogvideo_jax.model.transformer import Backbone, Transformer
+from cogvideo_jax.model.kernels import Kernel, kernel_for
+from cogvideo_jax.model.transformer import Backbone, Remat, Transformer
 from cogvideo_jax.notation import Array, Key, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes
-from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.runtime.processes import is_first
+from cogvideo_jax.runtime.weights import read_description, save_weights
 from cogvideo_jax.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.tokens.text import TextTokenizer
-from cogvideo_jax.tokens.vq_networks import config_from_dict
+from cogvideo_jax.tokens.vq_networks import abstract_networks, config_from_dict
+from cogvideo_jax.training import inherit, superres_step, transformer_step
 from cogvideo_jax.training import state as states
-from cogvideo_jax.training import superres_step, transformer_step
-from cogvideo_jax.training.vq_step import init_vq_state, vq_train_step
-
-
-class Start(NamedTuple):
-    """Where training begins: state at step zero, parameters that are only read, and the data.
-
-    Attributes:
-      state, frozen: on the devices.
-      batches: iterator of host batches whose place can be saved.
-    """
-
-    state: PyTree
-    frozen: PyTree
-    batches: Any
+from cogvideo_jax.training.vq_step import init_vq_state, vq_state_shardings, vq_train_step
 
 
 class Part:
@@ -70,11 +60,19 @@ class Part:
         """Memory that a step takes; the mesh must be set. The step is compiled, and need not be again."""
         weights = tree_bytes(self.abstract[:2])
         [compiled] = compile_all([self.step.lower(*self.abstract)])
-        advice = "lower batch_size, set remat=True, or give mesh.fsdp more devices"
+        advice = "lower batch_size, set remat=everything, or give mesh.fsdp more devices"
         return Phase("a training step", weights, working_bytes(compiled, weights), advice=advice)
 
-    def start(self) -> Start:
-        """Reads what the config names. Raises ValueError if it is missing or does not fit."""
+    def batches(self) -> Any:
+        """Iterator of this process's part of the batches; its place can be saved. Raises ValueError on unfit data."""
+        raise NotImplementedError
+
+    def frozen(self) -> PyTree:
+        """Parameters that are only read. Raises ValueError if their file is missing or does not fit."""
+        raise NotImplementedError
+
+    def first_state(self) -> PyTree:
+        """The state at step zero. Raises ValueError if what it starts from is missing or does not fit."""
         raise NotImplementedError
 
     def export(self, state: PyTree, path: Path) -> None:
@@ -94,47 +92,63 @@ def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     return parts.get(config.part, TransformerPart)(config, mesh)
 
 
-def build_model(config: ConfigDict) -> Backbone:
+def build_model(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Backbone:
     """The transformer of every part but the tokenizer.
+
+    Args:
+      mesh: of the devices that it will train on, for the fastest attention there; None if only its sizes are wanted.
 
     Raises:
       ValueError: `config.model` has unknown or missing keys, or sizes that do not fit together.
     """
     model, read = MODELS[config.part]
-    return model(read(config.model.to_dict()), dtype=config.dtype, remat=config.remat)
+    if config.remat not in list(Remat):
+        raise ValueError(f"remat must be {', '.join(Remat)}; got {config.remat!r}")
+    kernel = Kernel.XLA
+    if mesh is not None:
+        kernel = kernel_for(config.attention, platform=mesh.devices.flat[0].platform, dtype=config.dtype)
+    return model(read(config.model.to_dict()), dtype=config.dtype, remat=Remat(config.remat), kernel=kernel)
 
 
 class TokenizerPart(Part):
     """Pixels <-> codes."""
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh):
-        self.config, self.everywhere = config, meshes.replicated(mesh)
+        self.config, self.mesh = config, mesh
         self.sizes = config_from_dict(config.model.to_dict())
         tx = states.make_optimizer(config.optimizer, steps=config.steps)
         size = config.data.size
         frames = jax.ShapeDtypeStruct((config.batch_size, size, size, 3), "uint8", sharding=meshes.batch_sharding(mesh))
         self._init = functools.partial(init_vq_state, self.sizes, tx=tx)
-        state = states.placed(jax.eval_shape(self._init, jax.random.key(0), frames), self.everywhere)
-        self.abstract = state, {}, frames, states.abstract_key(mesh)
+        state = jax.eval_shape(self._init, jax.random.key(0), frames)
+        self._sharding = vq_state_shardings(state, meshes.shardings(abstract_networks(self.sizes), mesh), mesh)
+        self.abstract = states.placed(state, self._sharding), {}, frames, states.abstract_key(mesh)
 
         def step(state, frozen, frames, rng):
             del frozen
             return vq_train_step(state, frames, rng, config=self.sizes, tx=tx, **config.vq.to_dict())
 
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=self.everywhere)
+        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self._sharding, meshes.replicated(mesh)))
         self.tokens_per_batch = config.batch_size * (size // self.sizes.rates[0]) ** 2
 
-    def start(self) -> Start:
-        """The code book starts on latents of the first batch."""
-        config, init = self.config, jax.jit(self._init, out_shardings=self.everywhere)
+    def batches(self) -> Any:
+        config = self.config
         source = open_source(**{key: config.data[key] for key in SOURCE_KEYS})
         sizes = dict(batch_size=config.batch_size, frames_per_clip=config.data.frames_per_clip)
-        open_batches = functools.partial(frame_batches, source, **sizes, seed=config.seed, **_processes())
-        return Start(init(jax.random.key(config.seed), next(iter(open_batches()))), {}, open_batches())
+        rows = meshes.batch_rows(self.mesh, config.batch_size)
+        return frame_batches(source, **sizes, seed=config.seed, rows=rows)
+
+    def frozen(self) -> PyTree:
+        return {}
+
+    def first_state(self) -> PyTree:
+        """The code book starts on latents of the first batch."""
+        batch = meshes.put_batch(next(self.batches()), self.mesh)
+        return jax.jit(self._init, out_shardings=self._sharding)(jax.random.key(self.config.seed), batch)
 
     def export(self, state: PyTree, path: Path) -> None:
         tree = {"networks": state.params, "codebook": dict(vars(state.codebook))}
-        save_weights(path, jax.device_get(tree), {"kind": "tokenizer", "config": dataclasses.asdict(self.sizes)})
+        _save(path, tree, {"kind": "tokenizer", "config": dataclasses.asdict(self.sizes)})
 
 
 class BackbonePart(Part):
@@ -146,10 +160,16 @@ class BackbonePart(Part):
     loss: Callable
 
     def __init__(self, config: ConfigDict, mesh: jax.sharding.Mesh, *, freeze: bool, batch: dict, length: int):
-        self.config, self.mesh, self.model = config, mesh, build_model(config)
+        self.config, self.mesh, self.model = config, mesh, build_model(config, mesh)
+        rows = mesh.shape["data"] * mesh.shape["fsdp"]
+        if config.microbatches < 1 or config.batch_size % (config.microbatches * rows):
+            raise ValueError(
+                f"batch_size {config.batch_size} cannot be cut into {config.microbatches} microbatches for data x fsdp "
+                f"= {rows} parts of the mesh"
+            )
         tx = states.make_optimizer(config.optimizer, steps=config.steps)
         self._split = states.split_added if freeze else functools.partial(states.Split, {})
-        boxed = states.abstract_params(self.model)
+        boxed = inherit.abstract_params(self.model)
         params, shardings = nn.meta.unbox(boxed), meshes.shardings(boxed, mesh)
         (frozen, trained), (frozen_sharding, trained_sharding) = self._split(params), self._split(shardings)
         create = functools.partial(states.TrainState.create, tx=tx)
@@ -157,32 +177,38 @@ class BackbonePart(Part):
         self._create = jax.jit(create, out_shardings=state_sharding)
         self.abstract = (
             states.placed(jax.eval_shape(create, trained), state_sharding),
-            states.placed(frozen, frozen_sharding),
+            states.placed(states.stored(frozen, jnp.dtype(config.dtype)), frozen_sharding),
             states.placed(batch, meshes.batch_sharding(mesh)),
             states.abstract_key(mesh),
         )
-        step = functools.partial(transformer_step.train_step, model=self.model, tx=tx, loss=type(self).loss)
+        settings = dict(model=self.model, tx=tx, loss=type(self).loss, microbatches=config.microbatches)
+        step = functools.partial(transformer_step.train_step, **settings)
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(state_sharding, meshes.replicated(mesh)))
         self.tokens_per_batch = config.batch_size * length
 
-    def start(self) -> Start:
+    def batches(self) -> Any:
         config, (cache, text) = self.config, self._data
-        sizes = dict(batch_size=config.batch_size, seed=config.seed)
-        batches = token_batches(cache, self._make_example(text), **sizes, **_processes())
-        frozen, trained = self._split(self._first_params())
-        state, kept, *_ = self.abstract
-        place = functools.partial(jax.tree.map, lambda leaf, shape: jax.device_put(leaf, shape.sharding))
-        return Start(self._create(place(trained, state.trained)), place(frozen, kept), batches)
+        rows = meshes.batch_rows(self.mesh, config.batch_size)
+        return token_batches(cache, self._make_example(text), batch_size=config.batch_size, seed=config.seed, rows=rows)
+
+    def frozen(self) -> PyTree:
+        kept = self.abstract[1]
+        return inherit.read_params(kept, self._origins()) if kept else kept
+
+    def first_state(self) -> PyTree:
+        like = self.abstract[0].trained
+        params = inherit.fresh_params(self.model, jax.random.key(self.config.seed), like)
+        origins = {path: make for path, make in self._origins().items() if path in flatten_dict(like)}
+        inherited = {path: make(flatten_dict(like)[path]) for path, make in origins.items()}
+        return self._create(unflatten_dict(flatten_dict(params) | inherited))
 
     def export(self, state: PyTree, path: Path) -> None:
         description = {"kind": self.config.part, "config": dataclasses.asdict(self.model.config)}
         description["tokenizer"] = self._data[0].fingerprint
-        save_weights(path, jax.device_get(state.trained), description)
+        _save(path, state.trained, description)
 
-    def _fresh(self) -> PyTree:
-        return states.init_params(self.model, jax.random.key(self.config.seed), self.mesh)
-
-    def _first_params(self) -> PyTree:
+    def _origins(self) -> inherit.Origins:
+        """What comes from files; all else starts fresh."""
         raise NotImplementedError
 
     def _make_example(self, text: TextTokenizer) -> MakeExample:
@@ -204,14 +230,12 @@ class TransformerPart(BackbonePart):
         batch = _abstract_text(config, self.layout.text_length) | {"frames": _ids(config, *frames)}
         super().__init__(config, mesh, freeze=config.part != "base", batch=batch, length=self.layout.length)
 
-    def _first_params(self) -> PyTree:
-        config, params = self.config, self._fresh()
+    def _origins(self) -> inherit.Origins:
+        config = self.config
         if config.part == "base":
-            return params
-        params = states.inherit_base(params, load_weights(config.base)[0], self.model)
-        if not config.added:
-            return params
-        return unflatten_dict(flatten_dict(params) | flatten_dict(load_weights(config.added)[0]))
+            return {}
+        origins = inherit.from_base(config.base, self.model.config)
+        return origins | (inherit.from_file(config.added) if config.added else {})
 
     def _make_example(self, text: TextTokenizer) -> MakeExample:
         example = self.config.example.to_dict()
@@ -237,10 +261,8 @@ class SuperResolutionPart(BackbonePart):
             batch["coarse"] = _ids(config, sizes.coarse.grid**2)
         super().__init__(config, mesh, freeze=not config.train_inherited, batch=batch, length=sizes.length)
 
-    def _first_params(self) -> PyTree:
-        base, description = load_weights(self.config.base)
-        base_config = presets.from_dict(description.get("config"))
-        return superres_step.inherit_fine(self._fresh(), base, base_config=base_config, config=self.sizes)
+    def _origins(self) -> inherit.Origins:
+        return inherit.from_base_enlarged(self.config.base, self.sizes)
 
     def _make_example(self, text: TextTokenizer) -> MakeExample:
         return functools.partial(
@@ -291,6 +313,12 @@ def _open_data(config: ConfigDict, model: Backbone, *, grid: int) -> tuple[Token
             f"the text model has {text.vocabulary.text_pieces} pieces behind {model.config.image_codes} image codes, "
             f"so boi must be {text.vocabulary.boi} or more; the config has {model.config.boi}"
         )
+    made_by = read_description(config.base)[1].get("tokenizer") if "base" in config else None
+    if made_by not in (None, cache.fingerprint):
+        raise ValueError(
+            f"{config.base} was trained on codes of the tokenizer {made_by}, and the token cache {config.data.cache} "
+            f"holds those of {cache.fingerprint}; tokenize with the tokenizer of the base"
+        )
     return cache, text
 
 
@@ -315,5 +343,8 @@ def _abstract_text(config: ConfigDict, length: int) -> dict[str, jax.ShapeDtypeS
     return {"text": _ids(config, length), "text_mask": jax.ShapeDtypeStruct((config.batch_size, length), bool)}
 
 
-def _processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
+def _save(path: Path, tree: PyTree, description: dict) -> None:
+    """Gathers the weights of all processes; the first writes them."""
+    whole = meshes.to_host(tree)
+    if is_first():
+        save_weights(path, whole, description)

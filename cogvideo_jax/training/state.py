@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -10,12 +9,12 @@ import numpy as np
 import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
-from cogvideo_jax.model.transformer import Backbone, Transformer, is_added
-from cogvideo_jax.notation import Array, Int, Key, PyTree
+from cogvideo_jax.model.transformer import is_added, stored_dtype
+from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 
 # Axes of input and output from the end, for layers are stacked; q, k and v are matrices of their own.
@@ -51,15 +50,20 @@ class TrainState:
 def state_shardings(trained: PyTree, shardings: PyTree, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Where every leaf of the state lies: moments beside the parameters whose names they bear, counters everywhere."""
     everywhere = meshes.replicated(mesh)
+    opt_state = beside_parameters(jax.eval_shape(tx.init, trained), shardings, everywhere)
+    return TrainState(step=everywhere, trained=shardings, opt_state=opt_state)
+
+
+def beside_parameters(opt_state: PyTree, shardings: PyTree, otherwise: NamedSharding) -> PyTree:
+    """Sharding of every leaf of an optimizer's state: that of the parameter whose name it bears, if any."""
     of_params = flatten_dict(shardings)
 
     def lies(path, _):
         names = tuple(entry.key for entry in path if isinstance(entry, jax.tree_util.DictKey))
         beside = (of_params[names[i:]] for i in range(len(names)) if names[i:] in of_params)
-        return next(beside, everywhere)
+        return next(beside, otherwise)
 
-    opt_state = jax.tree_util.tree_map_with_path(lies, jax.eval_shape(tx.init, trained))
-    return TrainState(step=everywhere, trained=shardings, opt_state=opt_state)
+    return jax.tree_util.tree_map_with_path(lies, opt_state)
 
 
 def placed(abstract: PyTree, shardings: PyTree) -> PyTree:
@@ -90,61 +94,17 @@ def split_added(params: PyTree) -> Split:
     return Split(unflatten_dict(frozen), unflatten_dict(trained))
 
 
+def stored(abstract: PyTree, dtype: jnp.dtype) -> PyTree:
+    """A frozen tree's shapes, in the types in which it is kept."""
+    flat = flatten_dict(abstract)
+    kept = {path: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, dtype)) for path, leaf in flat.items()}
+    return unflatten_dict(kept)
+
+
 def merge(frozen: PyTree, trained: PyTree) -> PyTree:
     """The whole tree; no gradient flows into the frozen part."""
     frozen = jax.tree.map(jax.lax.stop_gradient, frozen)
     return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
-
-
-def abstract_params(model: Backbone) -> PyTree:
-    """Shapes of all parameters, with their logical axes."""
-    return jax.eval_shape(lambda rng: model.init(rng, *model.empty_inputs()), jax.random.key(0))["params"]
-
-
-def init_params(model: Backbone, rng: Key[Array, ""], mesh: Mesh) -> PyTree:
-    """Fresh parameters, born on the devices where they stay."""
-
-    def init(rng):
-        return nn.meta.unbox(model.init(rng, *model.empty_inputs())["params"])
-
-    return jax.jit(init, out_shardings=meshes.shardings(abstract_params(model), mesh))(rng)
-
-
-def inherit_base(params: PyTree, base: PyTree, model: Transformer) -> PyTree:
-    """Puts the base's weights under a fresh two-channel tree (paper section 3.2; SPEC: mode "finetune").
-
-    Temporal q, k, v start as the base's, extra positions as its first-frame positions repeated; the temporal output
-    matrix stays random and alpha 0, so both channels start with weight one half.
-
-    Raises:
-      ValueError: if the base has other sizes.
-    """
-    config, flat = model.config, overlay_base(params, base)
-    if config.temporal:
-        start, n = config.first_frame_position, config.layout.frame_tokens
-        rows = flat[("position_table",)][start : start + n]
-        copies = -(-config.extra_positions // n)
-        flat[("extra_positions",)] = jnp.tile(rows, (copies, 1))[: config.extra_positions]
-        for name in ("qkv_kernel", "qkv_bias"):
-            flat[("layers", "temporal", name)] = jnp.array(flat[("layers", "spatial", name)])
-    return unflatten_dict(flat)
-
-
-def overlay_base(params: PyTree, base: PyTree) -> dict[tuple[str, ...], Array]:
-    """Path -> leaf of a fresh tree, the base's weights in place of those that it has.
-
-    Raises:
-      ValueError: if the base has other sizes.
-    """
-    flat, inherited = flatten_dict(params), flatten_dict(base)
-    wrong = [
-        "/".join(path)
-        for path, leaf in flat.items()
-        if not is_added(path) and (path not in inherited or inherited[path].shape != leaf.shape)
-    ]
-    if wrong:
-        raise ValueError(f"the base does not fit this model: {wrong[0]} and {len(wrong) - 1} more differ in shape")
-    return flat | {path: jnp.asarray(inherited[path]) for path in flat if path in inherited}
 
 
 def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:

@@ -3,13 +3,16 @@
 Super-resolution takes the same step with a loss of its own (superres_step.py).
 """
 
+import functools
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from cogvideo_jax.model.transformer import Backbone, Transformer
 from cogvideo_jax.notation import Array, Float, Key, PyTree
+from cogvideo_jax.runtime.mesh import constrain
 from cogvideo_jax.tokens.sequence import shift_right
 from cogvideo_jax.training.losses import frame_losses, token_losses
 from cogvideo_jax.training.state import TrainState, merge
@@ -45,13 +48,39 @@ def train_step(
     model: Backbone,
     tx: optax.GradientTransformation,
     loss: Callable = loss_and_metrics,
+    microbatches: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Updates the trained part to lower `loss(params, batch, rng, model=...)`; `frozen` is only read."""
+    """Updates the trained part to lower `loss(params, batch, rng, model=...)`; `frozen` is only read.
 
-    def objective(trained):
+    Args:
+      microbatches: parts of the batch that are read one after the other, for less memory; losses and gradients are
+        the means of theirs.
+    """
+
+    def objective(trained, batch, rng):
         return loss(merge(frozen, trained), batch, rng, model=model)
 
-    gradients, metrics = jax.grad(objective, has_aux=True)(state.trained)
+    gradient = functools.partial(jax.grad(objective, has_aux=True), state.trained)
+    if microbatches == 1:
+        gradients, metrics = gradient(batch, rng)
+    else:
+        gradients, metrics = _mean_over_parts(gradient, batch, rng, microbatches)
     updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
     return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
+
+
+def _mean_over_parts(gradient: Callable, batch: dict, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:
+    """(gradients, metrics), the means over parts of the batch; every device cuts its own rows, so none travel."""
+
+    def cut(x):
+        x = x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+    given = (jax.tree.map(cut, batch), jax.random.split(rng, parts))
+    shapes = jax.eval_shape(lambda: gradient(*jax.tree.map(lambda x: x[0], given)))
+    total, _ = jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes), given)
+    return jax.tree.map(lambda x: x / parts, total)

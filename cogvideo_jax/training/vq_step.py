@@ -8,11 +8,14 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from cogvideo_jax.notation import Array, Float, PyTree, UInt8
+from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.tokens import codebook as codes
 from cogvideo_jax.tokens.codebook import Codebook
 from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, init_networks, normalise, to_unit_range
+from cogvideo_jax.training.state import beside_parameters
 
 
 @flax.struct.dataclass
@@ -57,6 +60,14 @@ def init_vq_state(
     latents = [_encode(config, params, images, rate).reshape(-1, config.code_width) for rate in config.rates]
     codebook = codes.init_from_latents(jnp.concatenate(latents), code_rng, size=config.codebook_size)
     return VQState(jnp.zeros((), jnp.int32), params, tx.init(params), codebook)
+
+
+def vq_state_shardings(state: VQState, params: PyTree, mesh: Mesh) -> VQState:
+    """Where every leaf lies: moments beside their parameters, the code book by its rows."""
+    rows = lambda leaf: meshes.named(mesh, "codebook", *[None] * (leaf.ndim - 1))  # noqa: E731
+    everywhere = meshes.replicated(mesh)
+    moments = beside_parameters(state.opt_state, params, everywhere)
+    return VQState(everywhere, params, moments, jax.tree.map(rows, state.codebook))
 
 
 def foreground_mask(frames: UInt8[Array, "B H W 3"], background: tuple[int, int, int]) -> Float[Array, "B H W 1"]:

@@ -13,14 +13,13 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.transformer import Transformer, is_added
-from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
 from cogvideo_jax.superres.models import DirectSuperResolution
 from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
 from cogvideo_jax.tokens.text import TextTokenizer, fit_text_model
 from cogvideo_jax.tokens.vq_networks import DEMO, init_networks
-from cogvideo_jax.training.state import init_params, split_added
+from cogvideo_jax.training.state import split_added
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16
 SENTENCES = [
@@ -129,9 +128,8 @@ def enlarging(weights, tmp_path_factory):
         base_positions=base["base_positions"],
         dropout=0.0,
     )
-    mesh = make_mesh({"data": -1, "fsdp": 1, "tensor": 1})
-    with jax.set_mesh(mesh):
-        params = init_params(DirectSuperResolution(config), jax.random.key(7), mesh)
+    model = DirectSuperResolution(config)
+    params = nn.meta.unbox(model.init(jax.random.key(7), *model.empty_inputs())["params"])
     description = {"kind": "superres", "config": dataclasses.asdict(config)}
     save_weights(folder / "superres.safetensors", jax.device_get(split_added(params).trained), description)
     return folder

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,7 +19,6 @@ from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.tokens.sequence import base_layout
 from cogvideo_jax.tokens.text import TextTokenizer
-from cogvideo_jax.training import state as states
 from cogvideo_jax.training.loop import train
 from cogvideo_jax.training.parts import build_part
 from cogvideo_jax.training.superres_step import loss_and_metrics
@@ -76,8 +76,8 @@ def base(sizes, tmp_path_factory):
         window=None,
         **own,
     )
-    mesh = make_mesh(dict(data=1, fsdp=1, tensor=1))
-    params = states.init_params(Transformer(config), jax.random.key(7), mesh)
+    model = Transformer(config)
+    params = nn.meta.unbox(model.init(jax.random.key(7), *model.empty_inputs())["params"])
     path = tmp_path_factory.mktemp("base") / "weights.safetensors"
     save_weights(path, jax.device_get(params), {"kind": "base", "config": dataclasses.asdict(config)})
     return path
@@ -98,7 +98,9 @@ def make_config(cache, sizes, base):
             checkpoint_every=10,
             keep_checkpoints=1,
             dtype="float32",
-            remat=False,
+            remat="nothing",
+            microbatches=1,
+            attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
             base=str(base),
             train_inherited=part == "itersr",
@@ -125,7 +127,7 @@ def make_config(cache, sizes, base):
 def build(config):
     """The part and where it starts."""
     part = build_part(config, make_mesh(config.mesh.to_dict()))
-    return part, part.start()
+    return part, (part.first_state(), part.frozen(), part.batches())
 
 
 def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_config, base):
@@ -151,13 +153,13 @@ def test_the_iterative_model_can_train_everything(make_config, tmp_path, base):
         path for path, leaf in flatten_dict(weights).items() if path in inherited and np.any(leaf != inherited[path])
     ]
     assert description["kind"] == "itersr" and len(changed) > 10
-    _, start = build(make_config("itersr", train_inherited=False))
-    assert set(flatten_dict(start.state.trained)) == {("extra_positions",)}
+    _, (state, _, _) = build(make_config("itersr", train_inherited=False))
+    assert set(flatten_dict(state.trained)) == {("extra_positions",)}
 
 
 def test_both_halves_start_as_the_base(make_config, base):
     inherited, _ = load_weights(base)
-    added = jax.device_get(build(make_config("superres"))[1].state.trained)
+    added = jax.device_get(build(make_config("superres"))[1][0].trained)
     for name, leaf in added["layers"]["local"].items():
         np.testing.assert_array_equal(leaf, inherited["layers"]["spatial"][name])
     picture = inherited["position_table"][TEXT_LENGTH : TEXT_LENGTH + 4].reshape(2, 2, 16)

@@ -44,7 +44,7 @@ def cache(tmp_path_factory) -> TokenCache:
     return cache
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_config(cache):
     """part, changes -> a config with every key that `cogvideo train` reads."""
     text = TextTokenizer.from_file(cache.path / "text.model", image_codes=CODES)
@@ -73,6 +73,7 @@ def make_config(cache):
                 first_frame_suffix=" 高清",
                 first_frame_probability=0.4,
                 moment_probability=0.3,
+                moments_a_second=1.0,
                 rates=(1.0,),
                 text_dropout=0.1,
             ),
@@ -88,7 +89,9 @@ def make_config(cache):
             checkpoint_every=3,
             keep_checkpoints=2,
             dtype="float32",
-            remat=False,
+            remat="nothing",
+            microbatches=1,
+            attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
             model=dataclasses.asdict(model),
             data=dict(cache=str(cache.path), text_model=str(cache.path / "text.model")),

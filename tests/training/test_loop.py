@@ -15,7 +15,7 @@ from flax.traverse_util import flatten_dict
 from cogvideo_jax.model.transformer import is_added
 from cogvideo_jax.runtime import memory
 from cogvideo_jax.runtime.mesh import make_mesh
-from cogvideo_jax.runtime.weights import load_weights
+from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training import loop
 from cogvideo_jax.training.loop import Interrupted, train
 from cogvideo_jax.training.parts import build_part
@@ -46,16 +46,18 @@ def test_only_what_cogvideo_adds_is_trained_and_the_base_stays_bit_equal(
     make_config, tmp_path, base, part, monkeypatch
 ):
     built = {}
-    real = loop._resume
+    real = loop.build_part
 
-    def remember(start, checkpoints):
-        built["start"] = start
-        return real(start, checkpoints)
+    def remember(config, mesh):
+        part = real(config, mesh)
+        read = part.frozen
+        part.frozen = lambda: built.setdefault("frozen", read())
+        return part
 
-    monkeypatch.setattr(loop, "_resume", remember)
+    monkeypatch.setattr(loop, "build_part", remember)
     weights, _ = load_weights(train(make_config(part, base=str(base)), tmp_path / part))
     assert all(is_added(path) for path in flatten_dict(weights))
-    frozen = flatten_dict(built["start"].frozen)
+    frozen = flatten_dict(built["frozen"])
     inherited = flatten_dict(load_weights(base)[0])
     assert set(frozen) == set(inherited)
     for path, leaf in frozen.items():
@@ -76,18 +78,18 @@ def test_training_that_does_not_fit_is_refused_before_anything_is_read(make_conf
     [phase] = loop.plan(config)
     assert phase.weights > 0 and phase.working > 0
     monkeypatch.setattr(memory, "room", lambda: memory.Room(host=2**40, device=10_000, devices=1))
-    with pytest.raises(ValueError, match=r"a training step needs .* lower batch_size, set remat=True"):
+    with pytest.raises(ValueError, match=r"a training step needs .* lower batch_size, set remat=everything"):
         train(config, tmp_path / "run")
 
 
 def test_recomputing_activations_takes_less_memory(make_config):
-    kept, again = (loop.plan(make_config("base", batch_size=64, remat=remat))[0] for remat in (False, True))
+    kept, again = (loop.plan(make_config("base", batch_size=64, remat=remat))[0] for remat in ("nothing", "everything"))
     assert again.weights == kept.weights and again.working < kept.working
 
 
 def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
-    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).start().state.trained)
+    weights = jax.device_get(build_part(config, make_mesh(config.mesh.to_dict())).first_state().trained)
     inherited, _ = load_weights(base)
     added = weights["layers"]["temporal"]
     np.testing.assert_array_equal(added["qkv_kernel"], inherited["layers"]["spatial"]["qkv_kernel"])
@@ -101,7 +103,7 @@ def test_a_stage_starts_from_the_base_as_the_paper_says(make_config, tmp_path, b
 def test_optimizer_state_exists_for_trained_parameters_only(make_config, tmp_path, base, muon):
     config = make_config("stage1", base=str(base))
     config.optimizer.muon = muon
-    state = build_part(config, make_mesh(config.mesh.to_dict())).start().state
+    state = build_part(config, make_mesh(config.mesh.to_dict())).first_state()
     moments = count([leaf for leaf in jax.tree.leaves(state.opt_state) if leaf.ndim])
     matrices = [leaf for path, leaf in flatten_dict(state.trained).items() if path[-1] in MATRICES]
     constants = 3  # of Muon's iteration
@@ -182,3 +184,24 @@ def test_a_text_model_of_another_vocabulary_is_refused(make_config, tmp_path):
     config.model.boi = 3
     with pytest.raises(ValueError, match="boi"):
         train(config, tmp_path)
+
+
+def test_a_base_of_another_tokenizer_is_refused(make_config, tmp_path, base):
+    tree, description = load_weights(base)
+    save_weights(tmp_path / "other.safetensors", tree, description | {"tokenizer": "another"})
+    config = make_config("stage1", base=str(tmp_path / "other.safetensors"))
+    with pytest.raises(ValueError, match=r"codes of the tokenizer another, and the token cache .* holds those of none"):
+        train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(microbatches=3), "batch_size 4 cannot be cut into 3 microbatches"),
+        (dict(remat="some"), "remat must be nothing, all_but_matrices, everything; got 'some'"),
+        (dict(attention="fast"), "attention must be auto, "),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(make_config, tmp_path, changes, words):
+    with pytest.raises(ValueError, match=words):
+        train(make_config("base", **changes), tmp_path)

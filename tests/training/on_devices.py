@@ -1,0 +1,49 @@
+"""Trains for some steps on every mesh that it is given; run in a process of its own, which has several devices.
+
+python -m tests.training.on_devices CONFIGS.json    (a list of configs; what they did comes out as JSON)
+"""
+
+import json
+import logging
+import sys
+from pathlib import Path
+
+import jax
+from flax.traverse_util import flatten_dict
+from ml_collections import ConfigDict
+
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.training.parts import build_part
+
+
+class Compiled(logging.Handler):
+    """Counts how often the step is compiled."""
+
+    count = 0
+
+    def emit(self, record):
+        self.count += "Compiling jit(train_step)" in record.getMessage()
+
+
+def run(config: ConfigDict) -> dict:
+    """Losses of the steps, compilations, and for every parameter what of it a device holds."""
+    compiled = Compiled()
+    logging.getLogger("jax").addHandler(compiled)
+    mesh = meshes.make_mesh(config.mesh.to_dict())
+    with jax.set_mesh(mesh), jax.log_compiles():
+        part = build_part(config, mesh)
+        state, frozen, batches = part.first_state(), part.frozen(), part.batches()
+        losses = []
+        for step in range(config.steps):
+            batch = meshes.put_batch(next(batches), mesh)
+            state, scalars = part.step(state, frozen, batch, jax.random.fold_in(jax.random.key(0), step))
+            losses.append(float(scalars["loss"]))
+    logging.getLogger("jax").removeHandler(compiled)
+    leaves = flatten_dict(frozen, sep="/") | flatten_dict(state.trained, sep="/")
+    parts = {name: leaf.size // leaf.addressable_shards[0].data.size for name, leaf in leaves.items()}
+    return {"losses": losses, "compilations": compiled.count, "parts": parts}
+
+
+if __name__ == "__main__":
+    configs = json.loads(Path(sys.argv[1]).read_text())
+    print(json.dumps([run(ConfigDict(config)) for config in configs]))

@@ -1,0 +1,114 @@
+"""The same training on any mesh of eight devices: same losses, parameters split as the rules say, compiled once."""
+
+import json
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from cogvideo_jax.runtime.mesh import batch_rows, make_mesh
+from cogvideo_jax.training.loop import train
+
+MESHES = [(1, 1, 8), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+PARTS = ["base", "stage1", "stage2"]
+RUNS = [("stage1", shape) for shape in MESHES] + [(part, (2, 2, 2)) for part in ("base", "stage2")]
+WIDE = dict(width=32, heads=8, mlp_width=64, layers=2, dropout=0.0)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, make_config):
+    """(part, mesh or None for one device) -> what on_devices found."""
+    folder = tmp_path_factory.mktemp("meshes")
+
+    def config(part, shape, **changes):
+        values = make_config(part, batch_size=8, steps=3, **changes)
+        values.model.update(WIDE)
+        values.mesh.update(dict(zip(("data", "fsdp", "tensor"), shape)))
+        return values
+
+    base = str(train(config("base", (1, 1, 1)), folder / "base"))
+    starts = {"base": {}, "stage1": {"base": base}, "stage2": {"base": base}}
+    alone = [(part, (1, 1, 1)) for part in PARTS]
+    found = {}
+    for devices, some in ((8, RUNS), (1, alone)):
+        configs = folder / f"{devices}.json"
+        configs.write_text(json.dumps([config(part, shape, **starts[part]).to_dict() for part, shape in some]))
+        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+        command = [sys.executable, "-m", "tests.training.on_devices", str(configs)]
+        done = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True, text=True)
+        found |= zip(some, json.loads(done.stdout.splitlines()[-1]))
+    return found
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part, shape", RUNS)
+def test_losses_are_those_of_one_device(runs, part, shape):
+    np.testing.assert_allclose(runs[part, shape]["losses"], runs[part, (1, 1, 1)]["losses"], rtol=2e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part, shape", RUNS)
+def test_the_step_is_compiled_once(runs, part, shape):
+    assert runs[part, shape]["compilations"] == 1
+
+
+@pytest.mark.slow
+def test_no_parameter_is_whole_on_a_device_that_the_rules_split(runs):
+    split = runs["stage1", (1, 8, 1)]["parts"]
+    assert all(parts == 8 for name, parts in split.items() if "qkv_bias" not in name and "bias_in" not in name), split
+    by_heads = runs["stage1", (1, 1, 8)]["parts"]
+    matrices = [name for name in by_heads if "kernel" in name]
+    assert matrices and all(by_heads[name] == 8 for name in matrices), by_heads
+    both = runs["stage1", (1, 4, 2)]["parts"]
+    assert all(both[name] == 8 for name in matrices), both
+
+
+def test_a_mesh_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="does not fit 1 devices"):
+        make_mesh(dict(data=2, fsdp=1, tensor=1))
+    with pytest.raises(ValueError, match="exactly the axes"):
+        make_mesh(dict(data=1, model=1))
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused():
+    mesh = make_mesh(dict(data=1, fsdp=1, tensor=1))
+    assert batch_rows(mesh, 4).tolist() == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="batch_size 0 cannot be shared"):
+        batch_rows(mesh, 0)
+
+
+def test_only_data_crosses_slices():
+    """Two slices of four devices: neighbours along fsdp and tensor are of one slice."""
+    devices = [FakeDevice(id=i, slice_index=i // 4) for i in range(8)]
+    mesh = make_mesh(dict(data=-1, fsdp=2, tensor=2), devices)
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
+    assert slices.tolist() == [[[0, 0], [0, 0]], [[1, 1], [1, 1]]]
+    with pytest.raises(ValueError, match="only it may cross"):
+        make_mesh(dict(data=1, fsdp=4, tensor=2), devices)
+
+
+class FakeDevice:
+    """What the mesh reads of a device."""
+
+    platform, device_kind, process_index = "cpu", "cpu", 0
+
+    def __init__(self, *, id: int, slice_index: int):
+        self.id, self.slice_index = id, slice_index
+
+    def __repr__(self):
+        return f"{self.slice_index}.{self.id}"
+
+
+def test_microbatches_give_the_same_gradient(make_config, tmp_path):
+    def losses(count):
+        config = make_config("base", batch_size=8, microbatches=count, steps=4)
+        config.model.dropout = 0.0
+        train(config, tmp_path / str(count))
+        lines = (tmp_path / str(count) / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    np.testing.assert_allclose(losses(4), losses(1), rtol=2e-5)
+    assert jax.process_count() == 1

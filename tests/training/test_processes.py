@@ -1,0 +1,132 @@
+"""The launch path itself: several processes train as one, survive kills, and stop together.
+
+COGVIDEO_KILLS sets how many processes are killed one after the other (by default 1), COGVIDEO_PROCESSES how many run.
+"""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cogvideo_jax.training.config_files import load_config
+from cogvideo_jax.training.loop import train
+
+LOCAL = Path(__file__).parents[2] / "launch" / "local.sh"
+KILLS = int(os.environ.get("COGVIDEO_KILLS", "1"))
+PROCESSES = int(os.environ.get("COGVIDEO_PROCESSES", "2"))
+MESH = dict(data=PROCESSES, fsdp=2, tensor=1)
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def write_config(make_config, tmp_path):
+    """Settings -> a config file that a process of its own can read."""
+
+    def write(**changes) -> Path:
+        config = make_config("base", **dict(batch_size=8, checkpoint_every=4) | changes)
+        path = tmp_path / "config.py"
+        path.write_text(
+            "import json\nfrom ml_collections import ConfigDict\n\n\n"
+            f"def get_config():\n    return ConfigDict(json.loads({json.dumps(config.to_json())}))\n"
+        )
+        return path
+
+    return write
+
+
+def start(config: Path, workdir: Path, port: int, **variables) -> subprocess.Popen:
+    """The local script with PROCESSES processes of two devices each."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    variables = dict(PROCESSES=PROCESSES, PORT=port, PAUSE=5, RESTARTS=3 * KILLS + 1) | variables
+    flags = dict(XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu", PATH=path)
+    env = os.environ | flags | {name: str(value) for name, value in variables.items()}
+    with (workdir.parent / "log").open("ab") as log:
+        return subprocess.Popen([LOCAL, config, workdir], env=env, stderr=log, stdout=log)
+
+
+def trainers(run: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that train, of a script that runs."""
+    found = []
+    for child in psutil.Process(run.pid).children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):  # it ended just now
+            words = child.cmdline()
+            if words[-1:] == ["--distributed"] and "bash" not in words[0]:
+                found.append(child)
+    return found
+
+
+def losses(workdir: Path) -> dict[int, float]:
+    file = workdir / "metrics.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def wait_until(happened, run: subprocess.Popen, *, seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert run.poll() is None, f"ended with {run.returncode}"
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.1)
+
+
+def kill_one(run: subprocess.Popen, rng: random.Random) -> float:
+    """Seconds until all have stopped after one was killed."""
+    together = trainers(run)
+    rng.choice(together).send_signal(signal.SIGKILL)
+    begun = time.monotonic()
+    wait_until(lambda: not set(together) & set(trainers(run)), run, seconds=60)
+    return time.monotonic() - begun
+
+
+def test_killed_processes_come_back_and_the_losses_are_those_of_an_uninterrupted_run(write_config, tmp_path):
+    config = write_config(steps=20 + 10 * KILLS, mesh=MESH)
+    alone = tmp_path / "alone"
+    run = start(config, alone, 12400)
+    assert run.wait(timeout=300) == 0, (tmp_path / "log").read_text()[-3000:]
+
+    workdir, rng, killed = tmp_path / "killed", random.Random(0), []
+    run = start(config, workdir, 12500)
+    for _ in range(KILLS):
+        enough = max(losses(workdir), default=0) + rng.randint(1, 6)
+        wait_until(lambda enough=enough: max(losses(workdir), default=0) > enough, run, seconds=300)
+        killed.append(kill_one(run, rng))
+    assert run.wait(timeout=600) == 0, (tmp_path / "log").read_text()[-3000:]
+    print(f"all {PROCESSES} processes had stopped after {max(killed):.0f} s at most, {KILLS} kills")
+    assert losses(workdir) == losses(alone)
+
+
+def test_one_process_that_is_told_to_end_saves_with_all_others(write_config, tmp_path):
+    config = write_config(steps=100_000, mesh=MESH, checkpoint_every=100_000)
+    workdir = tmp_path / "run"
+    run = start(config, workdir, 12600)
+    wait_until(lambda: len(losses(workdir)) > 3, run, seconds=300)
+    trainers(run)[-1].terminate()
+    assert run.wait(timeout=120) == 130, (tmp_path / "log").read_text()[-3000:]
+    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.is_dir()]
+    assert saved == [max(losses(workdir))]
+
+
+def test_a_run_goes_on_with_half_the_processes(write_config, tmp_path):
+    alone = write_config(steps=300, mesh=dict(data=1, fsdp=1, tensor=1))
+    train(load_config(alone, []), tmp_path / "alone")
+    workdir = tmp_path / "run"
+    run = start(write_config(steps=300, mesh=MESH), workdir, 12700)
+    wait_until(lambda: len(losses(workdir)) > 3, run, seconds=300)
+    trainers(run)[0].terminate()
+    assert run.wait(timeout=120) == 130, (tmp_path / "log").read_text()[-3000:]
+    saved = max(losses(workdir))
+    half = max(1, PROCESSES // 2)
+    run = start(write_config(steps=300, mesh=MESH | dict(data=half)), workdir, 12800, PROCESSES=half)
+    assert run.wait(timeout=300) == 0, (tmp_path / "log").read_text()[-3000:]
+    expected, found = losses(tmp_path / "alone"), losses(workdir)
+    for step in range(1, min(saved + 20, 300)):
+        assert found[step] == pytest.approx(expected[step], rel=1e-3)
