@@ -8,7 +8,7 @@ that of CogVideo's stages, steps and batch are our choice. Not yet run on any ha
 | devices   | settings                                                    |
 |-----------|-------------------------------------------------------------|
 | v5e-256   | as in the file: fsdp 32, tensor 8                           |
-| v5p-128   | --config.mesh.tensor=2 (64 chips: fsdp 32)                  |
+| v5p-128   | --config.mesh.tensor=2 --config.microbatches=4              |
 | 8 x H100  | --config.mesh.tensor=1 --config.microbatches=64             |
 """
 
