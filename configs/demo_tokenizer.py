@@ -12,7 +12,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.tokens.vq_networks import DEMO
+from cogvideo_jax.tokens.vq_config import DEMO
 
 
 def get_config() -> ConfigDict:

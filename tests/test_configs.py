@@ -8,7 +8,8 @@ import jax
 import pytest
 
 from cogvideo_jax.recipe import read_recipe
-from cogvideo_jax.tokens.vq_networks import config_from_dict, init_networks
+from cogvideo_jax.tokens.vq_config import config_from_dict
+from cogvideo_jax.tokens.vq_networks import init_networks
 from cogvideo_jax.training.config_files import check_keys, load_config
 from cogvideo_jax.training.inherit import abstract_params
 from cogvideo_jax.training.parts import build_model

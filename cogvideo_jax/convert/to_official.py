@@ -24,7 +24,7 @@ from cogvideo_jax.model import config as transformer_config
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
 from cogvideo_jax.superres import config as superres_config
-from cogvideo_jax.tokens.vq_networks import config_from_dict
+from cogvideo_jax.tokens.vq_config import config_from_dict
 
 ITERATION = "1"  # what `latest` says, and the folder that the weights lie in
 PIECE = 16 << 20  # bytes of a table that are in memory at a time

@@ -13,7 +13,8 @@ import numpy as np
 
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.tokens.codebook import Codebook
-from cogvideo_jax.tokens.vq_networks import VQConfig, init_networks
+from cogvideo_jax.tokens.vq_config import VQConfig
+from cogvideo_jax.tokens.vq_networks import init_networks
 
 CONVOLUTION = (2, 3, 1, 0)
 RESIDUAL = {

@@ -7,7 +7,7 @@ pixels) is the release's.
 import dataclasses
 import itertools
 
-from cogvideo_jax.tokens.vq_networks import OFFICIAL, VQConfig
+from cogvideo_jax.tokens.vq_config import OFFICIAL, VQConfig
 
 Shapes = dict[str, tuple[int, ...]]
 MOST = 16  # levels, blocks or decoders that a sane file can have

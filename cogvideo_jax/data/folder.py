@@ -121,10 +121,10 @@ def parse_row(line: bytes) -> tuple[list[str], tuple[str, ...]]:
 def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
     """(files that it may mean, texts) of one row of captions.csv, by the columns that it has.
 
-    | columns                                | file                                         | text  |
-    |----------------------------------------|----------------------------------------------|-------|
-    | file, text                             | file                                         | text  |
-    | videoid, page_dir, name (WebVid)       | page_dir/videoid.mp4, videoid.mp4            | name  |
+    | columns                                            | file                                       | text  |
+    |----------------------------------------------------|--------------------------------------------|-------|
+    | file, text                                         | file                                       | text  |
+    | videoid, page_dir, name (WebVid)                   | page_dir/videoid.mp4, without page_dir/    | name  |
     | label, youtube_id, time_start, time_end (Kinetics) | label/ID_000010_000020.mp4, without label/ | label |
 
     Raises:

@@ -39,9 +39,6 @@ class LabelledSource(ClipSource):
             raise ValueError(f'{name} is decoded by {needed[0]}, which is not installed: pip install ".[tfds]"')
         builder = tfds.builder(LABELLED[name][0], data_dir=str(data_dir))
         builder.download_and_prepare()
-        self._open(name, builder, split=split, size=size)
-
-    def _open(self, name: str, builder: tfds.core.DatasetBuilder, *, split: str, size: int) -> None:
         self.set, self.split, self.size, self.fps = name, split, size, LABELLED[name][1]
         self.labels = builder.info.features["label"].names
         self.records = builder.as_data_source(split)

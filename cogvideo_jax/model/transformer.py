@@ -22,7 +22,7 @@ from cogvideo_jax.runtime.mesh import constrain
 
 
 class Remat(StrEnum):
-    """What of a layer is computed again in the backward pass, to save memory for a third more arithmetic at most."""
+    """What of a layer is computed again in the backward pass, to save memory for at most one forward pass more."""
 
     NOTHING = "nothing"
     ALL_BUT_MATRICES = "all_but_matrices"  # keeps what was multiplied by weights: most of the arithmetic

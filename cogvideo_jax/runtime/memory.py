@@ -68,8 +68,8 @@ def require(phases: Sequence[Phase], has: Room | None = None) -> int:
         if needed > there:
             advice = f"; {phase.advice}" if phase.advice else ""
             raise ValueError(
-                f"{phase.name} needs {_gib(needed)} of {where} memory ({_gib(phase.weights)} of weights, "
-                f"{_gib(phase.working)} of caches and activations a device), but {_gib(there)} is free{advice}"
+                f"{phase.name} needs {gib(needed)} of {where} memory ({gib(phase.weights)} of weights, "
+                f"{gib(phase.working)} of caches and activations a device), but {gib(there)} is free{advice}"
             )
     return planned_peak(phases, has)
 
@@ -84,7 +84,7 @@ def table(phases: Sequence[Phase], has: Room | None = None) -> str:
         lines.append(f"{phase.name:24}{numbers}   {'yes' if needed <= there else 'no; ' + phase.advice}")
     where = "of the host" if has.device is None else "a device"
     free, peak = has.host if has.device is None else has.device, planned_peak(phases, has)
-    lines.append(f"at most {_gib(peak)} {where} in use, with what this process holds; {_gib(free)} {where} free")
+    lines.append(f"at most {gib(peak)} {where} in use, with what this process holds; {gib(free)} {where} free")
     return "\n".join(lines)
 
 
@@ -108,7 +108,7 @@ def measured_peak() -> int:
 
 def tell_peak(planned: int) -> None:
     """Logs what was foretold and what came."""
-    logging.info("memory in use: at most %s, %s were planned", _gib(measured_peak()), _gib(planned))
+    logging.info("memory in use: at most %s, %s were planned", gib(measured_peak()), gib(planned))
 
 
 def working_bytes(compiled: jax.stages.Compiled, weights: int) -> int:
@@ -153,5 +153,6 @@ def _left_in_container() -> int:
         return 2**62
 
 
-def _gib(number: int) -> str:
+def gib(number: int) -> str:
+    """Bytes, for people."""
     return f"{number / GIB:.3g} GiB"

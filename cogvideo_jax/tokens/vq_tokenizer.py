@@ -14,7 +14,8 @@ import numpy as np
 from cogvideo_jax.notation import Array, Float, Int, UInt8
 from cogvideo_jax.runtime.weights import load_weights
 from cogvideo_jax.tokens.codebook import Codebook, look_up, nearest_code
-from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, config_from_dict, normalise, to_unit_range
+from cogvideo_jax.tokens.vq_config import VQConfig, config_from_dict
+from cogvideo_jax.tokens.vq_networks import VQNetworks, normalise, to_unit_range
 
 
 @functools.partial(jax.jit, static_argnames=("config", "rate"))

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.collectives import Traffic, traffic
-from cogvideo_jax.runtime.memory import measured_peak, tree_bytes
+from cogvideo_jax.runtime.memory import gib, measured_peak, tree_bytes
 from cogvideo_jax.runtime.topology import Chip, open_topology
 from cogvideo_jax.superres.config import SuperResolutionConfig
 from cogvideo_jax.training.config_files import check_keys
@@ -121,18 +121,14 @@ def foretell(config: ConfigDict, topology: str) -> Foretold:
 def describe(one: Foretold) -> str:
     """As text, for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in one.mesh.items())
-    found_out = f"compiled in {one.compile_seconds:.0f} s with {_gib(one.host_peak)} of host memory"
+    found_out = f"compiled in {one.compile_seconds:.0f} s with {gib(one.host_peak)} of host memory"
     lines = [f"{one.topology}, {mesh}; {found_out}"]
     if not one.fits:
-        lacks = (
-            f"a device needs {_gib(one.needed)} and has {_gib(one.memory)}, {_gib(one.needed - one.memory)} too little"
-        )
+        lacks = f"a device needs {gib(one.needed)} and has {gib(one.memory)}, {gib(one.needed - one.memory)} too little"
         return "\n".join([*lines, f"does not fit: {lacks}", "raise microbatches, lower batch_size, or give fsdp more"])
-    lines.append(
-        f"a device: arguments {_gib(one.arguments)}, temporaries {_gib(one.temporaries)}, of {_gib(one.memory)}"
-    )
+    lines.append(f"a device: arguments {gib(one.arguments)}, temporaries {gib(one.temporaries)}, of {gib(one.memory)}")
     for kind, found in one.collectives.items():
-        lines.append(f"  {kind:20}{found.count:8} a step, a device sends {_gib(found.bytes)}")
+        lines.append(f"  {kind:20}{found.count:8} a step, a device sends {gib(found.bytes)}")
     (least, most), (low, high) = one.seconds, one.mfu
     alone = f"arithmetic {one.compute:.2f}, reading weights {one.weights:.2f}, network {one.network:.2f}"
     lines += [
@@ -141,10 +137,6 @@ def describe(one: Foretold) -> str:
         f"{most:.2f} s where it does not ({alone}); MFU {low:.0%} to {high:.0%}",
     ]
     return "\n".join(lines)
-
-
-def _gib(number: int) -> str:
-    return f"{number / 2**30:.2f} GiB"
 
 
 def count_flops(part: BackbonePart) -> Flops:

@@ -100,6 +100,10 @@ def from_base_enlarged(path: str | Path, config: SuperResolutionConfig) -> Origi
 
 
 def _rows(path: str | Path, rows: slice) -> np.ndarray:
+    """Rows of the base's position table. Raises ValueError if it has none, or too few."""
+    leaf = read_description(path)[0].get("position_table")
+    if leaf is None or leaf.shape[0] < rows.stop:
+        raise ValueError(f"{path} does not fit this model: it has no positions {rows.start} to {rows.stop - 1}")
     return read_leaf(path, "position_table", rows)
 
 

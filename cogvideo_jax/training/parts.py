@@ -23,6 +23,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from ml_collections import ConfigDict
 
 from cogvideo_jax.data import examples
+from cogvideo_jax.data.clips import ClipSource
 from cogvideo_jax.data.pipeline import MakeExample, frame_batches, token_batches
 from cogvideo_jax.data.sources import open_source
 from cogvideo_jax.data.tokenize import TokenCache
@@ -37,7 +38,8 @@ from cogvideo_jax.runtime.weights import read_description, save_weights
 from cogvideo_jax.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.tokens.text import TextTokenizer
-from cogvideo_jax.tokens.vq_networks import abstract_networks, config_from_dict
+from cogvideo_jax.tokens.vq_config import config_from_dict
+from cogvideo_jax.tokens.vq_networks import abstract_networks
 from cogvideo_jax.training import inherit, superres_step, transformer_step
 from cogvideo_jax.training import state as states
 from cogvideo_jax.training.vq_step import init_vq_state, vq_state_shardings, vq_train_step
@@ -124,19 +126,18 @@ class TokenizerPart(Part):
         self._sharding = vq_state_shardings(state, meshes.shardings(abstract_networks(self.sizes), mesh), mesh)
         self.abstract = states.placed(state, self._sharding), {}, frames, states.abstract_key(mesh)
 
-        def step(state, frozen, frames, rng):
+        def train_step(state, frozen, frames, rng):
             del frozen
             return vq_train_step(state, frames, rng, config=self.sizes, tx=tx, **config.vq.to_dict())
 
-        self.step = jax.jit(step, donate_argnums=0, out_shardings=(self._sharding, meshes.replicated(mesh)))
+        self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(self._sharding, meshes.replicated(mesh)))
         self.tokens_per_batch = config.batch_size * (size // self.sizes.rates[0]) ** 2
 
     def batches(self) -> Any:
         config = self.config
-        source = open_source(**{key: config.data[key] for key in SOURCE_KEYS})
         sizes = dict(batch_size=config.batch_size, frames_per_clip=config.data.frames_per_clip)
         rows = meshes.batch_rows(self.mesh, config.batch_size)
-        return frame_batches(source, **sizes, seed=config.seed, rows=rows)
+        return frame_batches(self._source, **sizes, seed=config.seed, rows=rows)
 
     def frozen(self) -> PyTree:
         return {}
@@ -149,6 +150,10 @@ class TokenizerPart(Part):
     def export(self, state: PyTree, path: Path) -> None:
         tree = {"networks": state.params, "codebook": dict(vars(state.codebook))}
         _save(path, tree, {"kind": "tokenizer", "config": dataclasses.asdict(self.sizes)})
+
+    @functools.cached_property
+    def _source(self) -> ClipSource:
+        return open_source(**{key: self.config.data[key] for key in SOURCE_KEYS})
 
 
 class BackbonePart(Part):

@@ -108,7 +108,13 @@ def merge(frozen: PyTree, trained: PyTree) -> PyTree:
 
 
 def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
-    """Warm-up, then a cosine down to `final_fraction` of the peak."""
+    """Warm-up, then a cosine down to `final_fraction` of the peak.
+
+    Raises:
+      ValueError: the warm-up would last to the end.
+    """
+    if config.warmup_steps >= steps:
+        raise ValueError(f"optimizer.warmup_steps={config.warmup_steps} must be fewer than steps={steps}")
     return optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,

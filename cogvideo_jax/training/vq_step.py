@@ -14,7 +14,8 @@ from cogvideo_jax.notation import Array, Float, PyTree, UInt8
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.tokens import codebook as codes
 from cogvideo_jax.tokens.codebook import Codebook
-from cogvideo_jax.tokens.vq_networks import VQConfig, VQNetworks, init_networks, normalise, to_unit_range
+from cogvideo_jax.tokens.vq_config import VQConfig
+from cogvideo_jax.tokens.vq_networks import VQNetworks, init_networks, normalise, to_unit_range
 from cogvideo_jax.training.state import beside_parameters
 
 
@@ -166,11 +167,11 @@ def vq_train_step(
       perplexity (of the ids of this batch), restarted (codes).
     """
     restart_rng, window_rng = jax.random.split(rng)
-    frames = scaled(frames, scales, window=window)
+    parts = scaled(frames, scales, window=window)
     if window:
         cut = functools.partial(foreground_windows, side=window, grid=config.rates[-1], background=background)
-        frames = [cut(part, part_rng) for part, part_rng in zip(frames, jax.random.split(window_rng, len(scales)))]
-    frames = jnp.concatenate(frames)
+        parts = map(cut, parts, jax.random.split(window_rng, len(scales)))
+    frames = jnp.concatenate(list(parts))
     target = normalise(frames, config)
     foreground = foreground_mask(frames, background)
     weights = 1.0 + (foreground_weight - 1.0) * foreground
@@ -181,11 +182,11 @@ def vq_train_step(
 
     (loss, forward), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
     updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
     codebook, counts = codes.ema_update(state.codebook, forward.latents, forward.ids, decay=ema_decay)
-    codebook, restarted = codes.restart_dead_codes(
-        codebook, forward.latents, forward.squared_distance, restart_rng, below=restart_below
-    )
-    state = VQState(state.step + 1, optax.apply_updates(state.params, updates), opt_state, codebook)
+    far = forward.squared_distance
+    codebook, restarted = codes.restart_dead_codes(codebook, forward.latents, far, restart_rng, below=restart_below)
+    state = VQState(state.step + 1, params, opt_state, codebook)
     used = counts / counts.sum()
     unit, unit_target = to_unit_range(forward.images, config), to_unit_range(target, config)
     return state, {

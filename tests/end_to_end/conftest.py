@@ -18,7 +18,8 @@ from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
 from cogvideo_jax.superres.models import DirectSuperResolution
 from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
 from cogvideo_jax.tokens.text import TextTokenizer, fit_text_model
-from cogvideo_jax.tokens.vq_networks import DEMO, init_networks
+from cogvideo_jax.tokens.vq_config import DEMO
+from cogvideo_jax.tokens.vq_networks import init_networks
 from cogvideo_jax.training.state import split_added
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cogvideo_jax.convert.vq_names import from_official, to_official
-from cogvideo_jax.tokens.vq_networks import Norm, VQConfig, VQNetworks, normalise
+from cogvideo_jax.tokens.vq_config import Norm, VQConfig
+from cogvideo_jax.tokens.vq_networks import VQNetworks, normalise
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
 from tests.parity.goldens import golden_files, load, parameters
 

@@ -23,6 +23,7 @@ from cogvideo_jax.training.loop import train
 from cogvideo_jax.training.parts import build_part
 from cogvideo_jax.training.superres_step import loss_and_metrics
 from tests.superres import tiny
+from tests.training.on_devices import run_on
 
 CODES, TEXT_LENGTH = 32, 8
 
@@ -143,6 +144,18 @@ def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_
     for path, leaf in flatten_dict(jax.device_get(state.trained)).items():
         assert is_added(path) and np.any(leaf != flatten_dict(before)[path]), path
     assert np.isfinite(float(metrics["loss"])) and 0 <= float(metrics["accuracy"]) <= 1
+
+
+@pytest.mark.slow
+def test_it_learns_the_same_split_over_devices(make_config, tmp_path):
+    config = make_config("superres", steps=3)
+    [alone] = run_on(1, [config], tmp_path)
+    config.mesh.update(data=2, fsdp=2, tensor=2)
+    [split] = run_on(8, [config], tmp_path)
+    np.testing.assert_allclose(split["losses"], alone["losses"], rtol=2e-5)
+    assert split["compilations"] == 1
+    matrices = {name: parts for name, parts in split["parts"].items() if "kernel" in name}
+    assert len(matrices) >= 4 and set(matrices.values()) == {4}, matrices
 
 
 def test_the_iterative_model_can_train_everything(make_config, tmp_path, base):

@@ -9,14 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogvideo_jax.tokens.vq_networks import (
-    DEMO,
-    OFFICIAL,
-    VQNetworks,
-    init_networks,
-    normalise,
-    to_unit_range,
-)
+from cogvideo_jax.tokens.vq_config import DEMO, OFFICIAL
+from cogvideo_jax.tokens.vq_networks import VQNetworks, init_networks, normalise, to_unit_range
 
 
 def parameter_count(config) -> int:

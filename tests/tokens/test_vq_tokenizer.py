@@ -9,7 +9,8 @@ import pytest
 
 from cogvideo_jax.tokens import vq_tokenizer
 from cogvideo_jax.tokens.codebook import Codebook
-from cogvideo_jax.tokens.vq_networks import DEMO, init_networks
+from cogvideo_jax.tokens.vq_config import DEMO
+from cogvideo_jax.tokens.vq_networks import init_networks
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
 
 SMALL = dataclasses.replace(

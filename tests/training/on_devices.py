@@ -5,11 +5,13 @@ python -m tests.training.on_devices CONFIGS.json    (a list of configs; what the
 
 import json
 import logging
+import os
+import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime import mesh as meshes
@@ -23,6 +25,20 @@ class Compiled(logging.Handler):
 
     def emit(self, record):
         self.count += "Compiling jit(train_step)" in record.getMessage()
+
+
+def run_on(devices: int, configs: Sequence[ConfigDict], folder: Path) -> list[dict]:
+    """What `run` finds for each config in a process that has so many devices.
+
+    Args:
+      folder: for the configs; the file is named by the number of devices.
+    """
+    path = folder / f"{devices}.json"
+    path.write_text(json.dumps([config.to_dict() for config in configs]))
+    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-m", "tests.training.on_devices", str(path)]
+    done = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def run(config: ConfigDict) -> dict:
@@ -39,8 +55,10 @@ def run(config: ConfigDict) -> dict:
             state, scalars = part.step(state, frozen, batch, jax.random.fold_in(jax.random.key(0), step))
             losses.append(float(scalars["loss"]))
     logging.getLogger("jax").removeHandler(compiled)
-    leaves = flatten_dict(frozen, sep="/") | flatten_dict(state.trained, sep="/")
-    parts = {name: leaf.size // leaf.addressable_shards[0].data.size for name, leaf in leaves.items()}
+    trained = state.tokenizer_params() if config.part == "tokenizer" else state.trained
+    leaves = jax.tree_util.tree_leaves_with_path((frozen, trained))
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    parts = {name: leaf.size // leaf.addressable_shards[0].data.size for name, leaf in named.items()}
     return {"losses": losses, "compilations": compiled.count, "parts": parts}
 
 

@@ -200,8 +200,15 @@ def test_a_base_of_another_tokenizer_is_refused(make_config, tmp_path, base):
         (dict(microbatches=3), "batch_size 4 cannot be cut into 3 microbatches"),
         (dict(remat="some"), "remat must be nothing, all_but_matrices, everything; got 'some'"),
         (dict(attention="fast"), "attention must be auto, "),
+        (dict(steps=2), "warmup_steps=2 must be fewer than steps=2"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(make_config, tmp_path, changes, words):
     with pytest.raises(ValueError, match=words):
         train(make_config("base", **changes), tmp_path)
+
+
+def test_weights_that_are_no_base_are_refused(make_config, tmp_path, base):
+    stage = train(make_config("stage1", base=str(base)), tmp_path / "stage")
+    with pytest.raises(ValueError, match="does not fit this model: it has no positions 12 to 15"):
+        train(make_config("stage1", base=str(stage)), tmp_path / "again")

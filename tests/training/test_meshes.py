@@ -1,20 +1,25 @@
 """The same training on any mesh of eight devices: same losses, parameters split as the rules say, compiled once."""
 
 import json
-import os
-import subprocess
-import sys
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime.mesh import batch_rows, make_mesh
+from cogvideo_jax.runtime.video_io import write_gif
+from cogvideo_jax.training.config_files import load_config
 from cogvideo_jax.training.loop import train
+from tests.training.on_devices import run_on
 
 MESHES = [(1, 1, 8), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
 PARTS = ["base", "stage1", "stage2"]
 RUNS = [("stage1", shape) for shape in MESHES] + [(part, (2, 2, 2)) for part in ("base", "stage2")]
+SMALL = dict(
+    codebook_size=16, code_width=8, encoder_channels=24, decoder_channels=24, decoder_res_blocks=0, encoder_res_blocks=0
+)
 WIDE = dict(width=32, heads=8, mlp_width=64, layers=2, dropout=0.0)
 
 
@@ -34,12 +39,7 @@ def runs(tmp_path_factory, make_config):
     alone = [(part, (1, 1, 1)) for part in PARTS]
     found = {}
     for devices, some in ((8, RUNS), (1, alone)):
-        configs = folder / f"{devices}.json"
-        configs.write_text(json.dumps([config(part, shape, **starts[part]).to_dict() for part, shape in some]))
-        flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
-        command = [sys.executable, "-m", "tests.training.on_devices", str(configs)]
-        done = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True, text=True)
-        found |= zip(some, json.loads(done.stdout.splitlines()[-1]))
+        found |= zip(some, run_on(devices, [config(part, shape, **starts[part]) for part, shape in some], folder))
     return found
 
 
@@ -64,6 +64,35 @@ def test_no_parameter_is_whole_on_a_device_that_the_rules_split(runs):
     assert matrices and all(by_heads[name] == 8 for name in matrices), by_heads
     both = runs["stage1", (1, 4, 2)]["parts"]
     assert all(both[name] == 8 for name in matrices), both
+
+
+def tokenizer_config(folder) -> ConfigDict:
+    """The demo's tokenizer, narrower, on four clips of noise."""
+    for i in range(4):
+        write_gif(folder / f"{i}.gif", np.random.default_rng(i).integers(0, 255, (8, 16, 16, 3), np.uint8), fps=8)
+    rows = [json.dumps({"file": f"{i}.gif", "text": "noise"}) for i in range(4)]
+    (folder / "captions.jsonl").write_text("\n".join(rows))
+    config = load_config(Path(__file__).parents[2] / "configs" / "demo_tokenizer.py", [])
+    config.update(steps=3, batch_size=8)
+    config.model.update(SMALL)
+    config.optimizer.warmup_steps = 1
+    config.vq.update(window=0, scales=(1,))
+    config.data.update(name=str(folder), size=16, frames_per_clip=2)
+    return config
+
+
+@pytest.mark.slow
+def test_the_tokenizer_learns_the_same_split_over_devices(tmp_path):
+    config = tokenizer_config(tmp_path)
+    [alone] = run_on(1, [config], tmp_path)
+    config.mesh.update(data=2, fsdp=4)
+    [split] = run_on(8, [config], tmp_path)
+
+    np.testing.assert_allclose(split["losses"], alone["losses"], rtol=2e-5)
+    assert split["compilations"] == 1
+    parts = split["parts"]
+    large = [name for name in parts if "codebook" in name or ("kernel" in name and "conv_out" not in name)]
+    assert len(large) > 5 and all(parts[name] == 4 for name in large), parts  # conv_out writes pixels: 3 channels
 
 
 def test_a_mesh_that_does_not_fit_is_refused():

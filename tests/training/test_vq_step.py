@@ -9,7 +9,7 @@ import numpy as np
 import optax
 import pytest
 
-from cogvideo_jax.tokens.vq_networks import DEMO
+from cogvideo_jax.tokens.vq_config import DEMO
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
 from cogvideo_jax.training.vq_step import (
     foreground_mask,

@@ -1,0 +1,147 @@
+"""Sizes of the image tokenizer as plain data, and its presets.
+
+`OFFICIAL` is the released model. `DEMO` has a *local* encoder: the code of an 8x8 patch depends on that patch alone, so
+that an empty background is one code, whatever moves elsewhere.
+"""
+
+import dataclasses
+from enum import StrEnum
+
+
+class Norm(StrEnum):
+    """What a norm looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm)."""
+
+    GROUP = "group"
+    PIXEL = "pixel"
+
+
+@dataclasses.dataclass(frozen=True)
+class VQConfig:
+    """Sizes of the tokenizer; tuples "per rate" are ordered like `rates`.
+
+    Attributes:
+      rates: pixels per token side, each twice the one before; the first is what the encoder itself reaches.
+      codebook_size: C.
+      code_width: size of a code vector, and of the latent that is compared with it.
+      latent_channels: channels of the encoder's output, before the projection to `code_width`.
+      encoder_channels, encoder_multipliers: widths of the encoder's levels, highest resolution first.
+      encoder_res_blocks: residual blocks of each level.
+      encoder_patch: kernel and stride of the first convolution; 1 keeps the pixels, with `encoder_kernel`.
+      encoder_kernel: side of the other encoder convolutions.
+      encoder_downsample_kernel: 3 (padded right and bottom, the released model) or 2 (no padding).
+      encoder_norm, encoder_attention: the norm, and whether the middle has an attention block.
+      decoder_channels, decoder_multipliers: widths of its levels, highest resolution first, per rate.
+      decoder_res_blocks: residual blocks of each level.
+      decoder_patch: the last convolution writes patches of this side; 1 writes pixels.
+      decoder_kernel: side of the decoder convolutions.
+      decoder_norm, decoder_attention: as in the encoder.
+      decoder_lowest_attention: attention after the blocks of the lowest level, per rate.
+      groups: groups of GROUP norms.
+      mean, std: of the pixels in 0..1, per colour channel.
+    """
+
+    rates: tuple[int, ...]
+    codebook_size: int
+    code_width: int
+    latent_channels: int
+    encoder_channels: int
+    encoder_multipliers: tuple[int, ...]
+    encoder_res_blocks: int
+    encoder_patch: int
+    encoder_kernel: int
+    encoder_downsample_kernel: int
+    encoder_norm: Norm
+    encoder_attention: bool
+    decoder_channels: int
+    decoder_multipliers: tuple[tuple[int, ...], ...]
+    decoder_res_blocks: int
+    decoder_patch: int
+    decoder_kernel: int
+    decoder_norm: Norm
+    decoder_attention: bool
+    decoder_lowest_attention: tuple[bool, ...]
+    groups: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __post_init__(self):
+        reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
+        if self.rates != tuple(reached * 2**i for i in range(len(self.rates))) or not self.rates:
+            raise ValueError(f"rates must double from the encoder's {reached}, got {self.rates}")
+        if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(self.rates):
+            raise ValueError(f"decoder settings must have one entry per rate {self.rates}")
+        for rate, multipliers in zip(self.rates, self.decoder_multipliers):
+            if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
+                raise ValueError(f"decoder of rate {rate} cannot reach it with {len(multipliers)} levels")
+
+    @property
+    def default_rate(self) -> int:
+        """The only rate, or 8, CogVideo's rate."""
+        return self.rates[0] if len(self.rates) == 1 else 8
+
+
+OFFICIAL = VQConfig(
+    rates=(4, 8, 16),
+    codebook_size=20_000,
+    code_width=256,
+    latent_channels=256,
+    encoder_channels=128,
+    encoder_multipliers=(1, 2, 4),
+    encoder_res_blocks=2,
+    encoder_patch=1,
+    encoder_kernel=3,
+    encoder_downsample_kernel=3,
+    encoder_norm=Norm.GROUP,
+    encoder_attention=True,
+    decoder_channels=128,
+    decoder_multipliers=((1, 2, 4), (1, 1, 2, 4), (1, 1, 1, 2, 4)),
+    decoder_res_blocks=1,
+    decoder_patch=1,
+    decoder_kernel=3,
+    decoder_norm=Norm.GROUP,
+    decoder_attention=True,
+    decoder_lowest_attention=(False, False, True),
+    groups=32,
+    mean=(0.79093, 0.76271, 0.75340),
+    std=(0.30379, 0.32279, 0.32800),
+)
+
+DEMO = VQConfig(
+    rates=(8,),
+    codebook_size=1024,
+    code_width=32,
+    latent_channels=64,
+    encoder_channels=96,
+    encoder_multipliers=(1,),
+    encoder_res_blocks=1,
+    encoder_patch=8,
+    encoder_kernel=1,
+    encoder_downsample_kernel=2,
+    encoder_norm=Norm.PIXEL,
+    encoder_attention=False,
+    decoder_channels=40,
+    decoder_multipliers=((1, 2),),
+    decoder_res_blocks=1,
+    decoder_patch=4,
+    decoder_kernel=3,
+    decoder_norm=Norm.PIXEL,
+    decoder_attention=False,
+    decoder_lowest_attention=(False,),
+    groups=8,
+    mean=(0.5, 0.5, 0.5),
+    std=(0.5, 0.5, 0.5),
+)
+
+
+def config_from_dict(values: dict) -> VQConfig:
+    """The inverse of `dataclasses.asdict`, as read from JSON; ValueError on unknown or missing keys."""
+
+    def tuples(value):
+        return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+    try:
+        plain = {name: tuples(value) for name, value in values.items()}
+        norms = {name: Norm(plain[name]) for name in ("encoder_norm", "decoder_norm")}
+        return VQConfig(**{**plain, **norms})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a tokenizer configuration: {error}") from error
