@@ -28,8 +28,9 @@ ARROWS = {
     "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model", "superres"},
+    "bench": {"tokens", "model", "sampling", "superres", "training", "text_to_video"},
 }
-FREE = {"cli", "__main__", "__init__"}
+FREE = {"cli", "commands", "__main__", "__init__"}
 
 
 def imports(path: Path) -> set[str]:

@@ -1,6 +1,6 @@
 """What a transformer run carries: the parameters that train, their optimizer state, and beside it the frozen base."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import flax.struct
 import jax
@@ -10,12 +10,14 @@ import optax
 import optax.contrib
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
-from ml_collections import ConfigDict
 from optax.contrib import MuonDimensionNumbers
 
 from cogvideo_jax.model.transformer import is_added, stored_dtype
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
+
+if TYPE_CHECKING:  # measuring speed needs no config files
+    from ml_collections import ConfigDict
 
 # Axes of input and output from the end, for layers are stacked; q, k and v are matrices of their own.
 MATRICES = {
@@ -107,7 +109,7 @@ def merge(frozen: PyTree, trained: PyTree) -> PyTree:
     return unflatten_dict(flatten_dict(frozen) | flatten_dict(trained))
 
 
-def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
+def make_schedule(config: "ConfigDict", *, steps: int) -> optax.Schedule:
     """Warm-up, then a cosine down to `final_fraction` of the peak.
 
     Raises:
@@ -124,7 +126,7 @@ def make_schedule(config: ConfigDict, *, steps: int) -> optax.Schedule:
     )
 
 
-def make_optimizer(config: ConfigDict, *, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: "ConfigDict", *, steps: int) -> optax.GradientTransformation:
     """AdamW with gradient clipping; norms and biases are not decayed (as in the 2022 script).
 
     With `config.muon` the matrices of the layers take orthogonalised steps (Muon; Jordan 2024), as large as those of

@@ -1,0 +1,284 @@
+"""What each command of `cogvideo` does with its options, which cli.py reads; heavy modules are imported where used."""
+
+import functools
+import re
+import sys
+from pathlib import Path
+
+
+def _open_weights(options):
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
+
+    folder, keep = options.weights or DEMO_WEIGHTS, not options.one_stage_at_a_time
+    return TextToVideo.load(folder, dtype=options.dtype, keep=keep)
+
+
+def train(options, overrides: list[str]) -> int:
+    from cogvideo_jax.runtime.processes import join
+    from cogvideo_jax.training import loop
+    from cogvideo_jax.training.config_files import load_config
+
+    config = load_config(options.config, overrides)
+    if options.distributed:
+        join()
+    try:
+        weights = loop.train(config, options.workdir)
+    except loop.Interrupted as stop:
+        print(f"cogvideo train: {stop}", file=sys.stderr)
+        return 130
+    print(weights)
+    return 0
+
+
+def plan_train(options, overrides: list[str]) -> int:
+    from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.foretell import describe, foretell
+    from cogvideo_jax.training.loop import plan
+
+    config = load_config(options.config, overrides)
+    if options.topology is None:
+        return _show_plan(plan(config))
+    foretold = foretell(config, options.topology)
+    print(describe(foretold))
+    return 0 if foretold.fits else 2
+
+
+def plan_generate(options, _) -> int:
+    video = _open_weights(options)
+    together = min(options.batch, options.num * len(_prompts(options)))
+    return _show_plan(_plan_of(video, options, together))
+
+
+def _show_plan(phases) -> int:
+    from cogvideo_jax.runtime.memory import require, room, table
+
+    has = room()
+    print(table(phases, has))
+    require(phases, has)
+    return 0
+
+
+def _plan_of(video, options, together: int):
+    """Phases of a call of `generate` that makes so many videos together."""
+    from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.plan import Request, plan_generation
+
+    _, rates = video.schedule(options.fps, options.seconds)
+    request = Request(
+        together,
+        rounds=0 if options.image or options.key_frames else len(rates),
+        key_frames=not options.image,
+        first_image=options.first_frame is not None,
+        guidance=options.guidance,
+        upscale=not options.no_upscale,
+        compat=Compat(options.compat),
+    )
+    return plan_generation(video, request)
+
+
+def _prompts(options) -> list[str]:
+    from cogvideo_jax import generate as job
+
+    if (options.prompt is None) == (options.prompts is None):
+        raise ValueError("give either a prompt or --prompts FILE")
+    return [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
+
+
+def generate(options, _) -> int:
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.runtime.memory import require, tell_peak
+
+    prompts = _prompts(options)
+    formats = [job.SHEET] if options.image else _formats(options)
+    jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
+    video = _open_weights(options)
+    jobs, complaints = job.usable(video, jobs)
+    for complaint in complaints:
+        print(f"cogvideo generate: {complaint}", file=sys.stderr)
+    if not jobs:
+        return 2
+    planned = require(_plan_of(video, options, min(options.batch, len(jobs))))
+    make, write = _picture(video, options) if options.image else _video(video, options, formats)
+    for path in job.run_jobs(jobs, seed=options.seed, batch=options.batch, make=make, write=write):
+        print(path)
+    tell_peak(planned)
+    return 2 if complaints else 0
+
+
+def _formats(options) -> list[str]:
+    from cogvideo_jax import generate as job
+
+    return [".mp4", *([".gif"] if options.gif else []), *([job.SHEET] if options.sheet else [])]
+
+
+def _picture(video, options):
+    """How `run_jobs` makes and writes a picture."""
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+
+    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
+    return functools.partial(video.image, **settings), lambda path, _, picture: job.write_picture(path, picture)
+
+
+def _video(video, options, formats: list[str]):
+    """How `run_jobs` makes and writes a video; with --key-frames its ids too."""
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.runtime.video_io import read_image
+
+    fps = video.rate(options.fps, options.seconds)
+    image = options.first_frame and read_image(options.first_frame, size=video.recipe.pixels)
+    settings = dict(seconds=options.seconds, guidance=options.guidance, first_image=image)
+    compat, upscale = Compat(options.compat), not options.no_upscale
+    if not options.key_frames:
+        settings |= dict(fps=options.fps, upscale=upscale, compat=compat, progress=True)
+        write_one = functools.partial(job.write_clip, fps=fps, formats=formats)
+        return functools.partial(video, **settings), lambda path, _, clip: write_one(path, clip)
+
+    def make_key_frames(prompts, keys):
+        ids = video.key_frames(prompts, keys, compat=compat, **settings)
+        return list(zip(ids, video.pixels(ids, prompts, keys, upscale=upscale, compat=compat)))
+
+    def write_both(path, prompt, result):
+        ids, clip = result
+        rate, _ = video.schedule(None, options.seconds)
+        saved = job.write_key_frames(path, ids, prompt=prompt, fps=rate, tokenizer=video.tokenizer.fingerprint)
+        return saved + job.write_clip(path.with_suffix(".mp4"), clip, fps=rate, formats=formats)
+
+    return make_key_frames, write_both
+
+
+def interpolate(options, _) -> int:
+    import jax
+
+    from cogvideo_jax import generate as job
+    from cogvideo_jax.model.config import Compat
+    from cogvideo_jax.plan import Request, plan_generation
+    from cogvideo_jax.runtime.memory import require
+
+    source, formats = Path(options.source), _formats(options)
+    [target] = job.plan_jobs([source.stem], num=1, out=options.out, formats=formats)
+    video = _open_weights(options)
+    to = max(video.recipe.interpolation_fps) if options.fps is None else options.fps
+    if source.suffix == job.KEY_FRAMES:
+        frames, prompt, fps = job.read_key_frames(source, tokenizer=video.tokenizer.fingerprint)
+    else:
+        prompt, fps = options.prompt, options.from_fps or to / 2
+        if not prompt:
+            raise ValueError("say what the video shows: --prompt TEXT")
+        video.doublings(fps, to)  # refuses a rate before a long video is read
+        frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
+    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat))
+    request = Request(1, rounds=len(video.doublings(fps, to)), start=len(frames), key_frames=False, **settings)
+    require(plan_generation(video, request))
+    settings |= dict(progress=True)
+    [clip] = video.interpolate(
+        frames[None], [options.prompt or prompt], jax.random.key(options.seed), fps=fps, to=to, **settings
+    )
+    for path in job.write_clip(target.path, clip, fps=to, formats=formats):
+        print(path)
+    return 0
+
+
+def evaluate(options, _) -> int:
+    from cogvideo_jax.evaluation.text_agreement import report_text, run
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS
+
+    weights = options.weights or DEMO_WEIGHTS
+    report = run(weights, prompts=options.prompts, seed=options.seed, batch_size=options.batch, out=options.out)
+    print(report_text(report))
+    return 0
+
+
+def assemble(options, _) -> int:
+    from cogvideo_jax import assemble as job
+
+    parts = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2", "superres")}
+    parts = {part: path for part, path in parts.items() if path is not None}
+    print(job.assemble(parts, text_model=options.text_model, recipe=options.recipe, out=options.out))
+    return 0
+
+
+def tokenize(options, _) -> int:
+    from cogvideo_jax.data.captions import place_text_model
+    from cogvideo_jax.data.sources import open_source
+    from cogvideo_jax.data.tokenize import write_token_cache
+    from cogvideo_jax.tokens.vq_tokenizer import load_tokenizer
+
+    worker = re.fullmatch(r"(\d+)/(\d+)", options.worker)
+    if worker is None:
+        raise ValueError(f"--worker {options.worker} should look like 0/8: this one, and how many there are")
+    tokenizer = load_tokenizer(options.tokenizer)
+    source = open_source(options.source, size=options.size, data_dir=options.data_dir, train_clips=options.clips)
+    settings = dict(fingerprint=tokenizer.fingerprint, coarse_size=options.coarse_size)
+    settings["worker"] = tuple(map(int, worker.groups()))
+    cache = write_token_cache(source, tokenizer.encode, options.out, **settings)
+    if cache is None:
+        print(f"worker {options.worker} is done; {options.out} is whole when the others are")
+        return 0
+    place_text_model(cache, options.text_model, pieces=options.text_pieces)
+    source.warn_of_skipped()
+    print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    return 0
+
+
+def bench_decode(options, _) -> int:
+    from cogvideo_jax.bench import decode
+    from cogvideo_jax.bench.machine import measure
+    from cogvideo_jax.bench.sizes import sized
+
+    machine, config = measure(options.dtype), sized(options.size, options.stage)
+    guided = {"no": [False], "yes": [True], "both": [False, True]}[options.guidance]
+    settings = [dict(batch=batch, guided=guide) for guide in guided for batch in options.batch]
+    rows = [decode.measure_decode(config, machine, dtype=options.dtype, **one) for one in settings]
+    return _report_bench(options, machine, rows, decode.table)
+
+
+def bench_train(options, _) -> int:
+    from cogvideo_jax.bench import train as training
+    from cogvideo_jax.bench.machine import measure
+    from cogvideo_jax.bench.sizes import sized
+    from cogvideo_jax.model.transformer import Remat
+
+    machine, config = measure(options.dtype), sized(options.size, options.stage)
+    settings = dict(dtype=options.dtype, remat=Remat(options.remat), attention=options.attention)
+    rows = [training.measure_train(config, machine, batch=batch, **settings) for batch in options.batch]
+    return _report_bench(options, machine, rows, training.table)
+
+
+def _report_bench(options, machine, rows: list, table) -> int:
+    """Shows the figures, and writes them where asked."""
+    import json
+
+    print(table(rows, machine))
+    if options.out:
+        asked = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
+        report = {"asked": asked, "machine": machine._asdict(), "rows": [row._asdict() for row in rows]}
+        Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def convert(options, _) -> int:
+    from cogvideo_jax.assemble import add_labels, add_text_model
+    from cogvideo_jax.convert import to_ours
+    from cogvideo_jax.convert.to_official import convert_back
+    from cogvideo_jax.recipe import FILE, RELEASED, write_recipe
+
+    if options.to_official:
+        if options.part is None:
+            raise ValueError("--to-official needs --part: the part of SOURCE to export")
+        print(convert_back(options.source, options.target, part=options.part))
+        return 0
+    add = {".model": add_text_model, ".npy": add_labels}.get(Path(options.source).suffix)
+    if add is not None:
+        print(add(options.source, options.target))
+        return 0
+    settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
+    converted = to_ours.convert(options.source, options.target, **settings)
+    recipe = Path(options.target) / FILE
+    if not recipe.exists():
+        write_recipe(recipe, RELEASED)
+    print(*converted.files, sep="\n")
+    for note in converted.notes:
+        print(f"cogvideo convert: {note}", file=sys.stderr)
+    return 0
