@@ -2,7 +2,7 @@
 
     cogvideo train --config=configs/demo_base.py --workdir=runs/base
 
-6,000 steps took 40 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, tests beside most of them. Last 500
+6,000 steps took 47 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, tests beside most of them. Last 500
 steps: 4.3 nats a frame, nearly all of it what cannot be known: where the object starts, and which frame is asked for
 where no moment is said.
 """

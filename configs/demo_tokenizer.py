@@ -4,8 +4,7 @@
 
 12,000 steps took 13.4 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, other work beside it. Last step:
 PSNR 34.0 dB, 29.2 dB on the object's pixels, in pictures of 64 and of 192 pixels together: a code book that serves both
-can be taught super-resolution. The shipped weights were made when growth and spins were even; the pictures are the
-same.
+can be taught super-resolution. The shipped weights were made when growth was even; the pictures are the same.
 """
 
 import dataclasses

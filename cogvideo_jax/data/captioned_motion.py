@@ -36,7 +36,7 @@ class MotionConfig(tfds.core.BuilderConfig):
 class CaptionedMotion(tfds.core.GeneratorBasedBuilder):
     """One object in one colour does one thing; captions in English and Chinese, and the truth."""
 
-    VERSION = tfds.core.Version("3.0.0")
+    VERSION = tfds.core.Version("4.0.0")
     BUILDER_CONFIGS = (MotionConfig.of(train_clips=10_000, test_clips=1_000),)
 
     def __init__(self, *, file_format: str = "array_record", **options):

@@ -8,10 +8,10 @@ Motion is drawn on twos, as animators say: a new picture every second frame, in 
 multiples of 8, so that at the key frames (0, 8, 16, 24, 32) the object stands on the 8-pixel grid of the demo's
 tokenizer: there it is a few whole tokens. x runs to the right, y runs down, positions are centres.
 
-What grows, shrinks or spins rests in the end. Were it even, shrinking would be growing played backwards, and one half
-of a turn the other half of a turn the other way: both words would show the same pictures equally often, and only word
-and time together would tell them apart, an exclusive-or that the demo's base did not learn in 10,000 steps. Yet they
-show the same pictures at every frame rate, if not as often, so that one of the two can be kept from training.
+Opposite actions (growing and shrinking, the two spins) show the same pictures at every frame rate, and what is new
+between two pictures is the same both ways round: one of the two can be kept from training without a picture that was
+never shown. Growing and shrinking take two seconds and then rest, so that they do not show them equally often, which
+would leave word and time together to tell them apart, an exclusive-or.
 """
 
 import dataclasses
@@ -77,7 +77,7 @@ ACTIONS = {
     "spins clockwise": (("spins clockwise", "turns clockwise"), ("顺时针旋转", "顺时针转动")),
     "spins counterclockwise": (("spins counterclockwise", "turns counterclockwise"), ("逆时针旋转", "逆时针转动")),
 }
-TURNS = {"spins clockwise": 45.0, "spins counterclockwise": -45.0}  # degrees a step, clockwise
+TURNS = {"spins clockwise": 45.0, "spins counterclockwise": -45.0}  # degrees every 4 frames, clockwise
 UNTURNED = ("ball", "square", "cross")  # half the key frames of a spin would look alike, so these never spin
 
 # Actions with many pictures of their own, which take longest to learn.
@@ -215,12 +215,8 @@ def sides(spec: MotionSpec) -> Int[np.ndarray, "33"]:
 
 
 def angles(spec: MotionSpec) -> Float[np.ndarray, "33"]:
-    """Clockwise turn in every frame, 0 to 360 degrees.
-
-    When it spins: an eighth of a turn every 4 frames, seven in all, and the last of them back again.
-    """
-    steps = np.where(_TWOS < 26, _TWOS // 4, np.where(_TWOS < 30, 7, 6))
-    return TURNS.get(spec.action, 0.0) * steps % 360
+    """Clockwise turn in every frame, 0 to 360 degrees: a whole turn in 8 steps when it spins."""
+    return TURNS.get(spec.action, 0.0) * (np.arange(FRAMES) // 4) % 360
 
 
 # How it looks -------------------------------------------------------------------------------------
