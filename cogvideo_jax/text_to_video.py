@@ -187,7 +187,7 @@ class TextToVideo:
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """Ids -> frames, enlarged first where the weights can."""
         bar = _silent() if bar is None else bar
-        if upscale and SUPERRES in self.weights.files:
+        if upscale and self.enlarges:
             bar.set_description("super-resolution")
             frames = self.enlarge(frames, prompts, rngs, bar=bar)
         batch, length, tokens = frames.shape
@@ -202,6 +202,11 @@ class TextToVideo:
             bar.update()
         pictures = np.concatenate(parts)
         return pictures.reshape(batch, length, *pictures.shape[1:])
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether the weights have super-resolution."""
+        return SUPERRES in self.weights.files
 
     def check(self, prompt: str) -> None:
         """Raises ValueError if a prompt cannot be used."""
@@ -253,7 +258,7 @@ class TextToVideo:
         for _ in rounds:
             work += 2 * -(-prompts * (frames - 1) // 2 // recipe.windows_per_call)
             frames = 2 * frames - 1
-        if upscale and SUPERRES in self.weights.files:
+        if upscale and self.enlarges:
             work += -(-prompts * frames // recipe.enlarged_per_call)
         work += -(-prompts * frames // recipe.decoded_per_call)
         return progress_bar(total=work, desc="first frame" if keyframes else "", disable=not shown)

@@ -2,8 +2,8 @@
 
     cogvideo train --config=configs/demo_stage1.py --workdir=runs/stage1
 
-4,000 steps took 41.5 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, tests beside most of them. Last 500
-steps: 0.11 nats a frame.
+4,000 steps took 41.5 minutes on two CPU cores, with the XLA_FLAGS of launch/demo.sh, tests beside most of them. Last
+500 steps: 0.11 nats a frame.
 """
 
 import dataclasses

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.data import motion
+from cogvideo_jax.evaluation.enlargement import enlargement_error
 from cogvideo_jax.evaluation.motion_checker import Judgement, judge
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, UInt8
 from cogvideo_jax.text_to_video import TextToVideo
@@ -29,6 +30,7 @@ TRAITS = ("object", "colour", "action")
 KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
 REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
 INTERPOLATED_CLIPS = 56  # four of each action
+ENLARGED_CLIPS = 14  # one of each action
 
 
 class Prompt(NamedTuple):
@@ -258,6 +260,8 @@ def run(weights: str | Path, *, prompts: int, seed: int, batch_size: int, out: s
         "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),
         "generated interpolation": generated_interpolation_error(asked, judgements),
     }
+    if video.enlarges:
+        report["enlargement"] = enlargement_error(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
     if out is not None:
         Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -283,6 +287,10 @@ def report_text(report: dict) -> str:
         lines.append(f"{title}, {report[key]['clips']} clips")
         rows = ((name, v) for name, v in report[key].items() if isinstance(v, dict))
         lines += [_row("  " + name, values.values()) for name, values in rows]
+    if "enlargement" in report:
+        figures = report["enlargement"]
+        lines += ["", f"PSNR of the object's pixels in large frames, {figures['clips']} real clips"]
+        lines += [_row("  " + name, [value]) for name, value in figures.items() if name != "clips"]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -40,6 +40,7 @@ class FakeVideo:
     """Draws what it is asked for, or that in one colour; repeats key frames to interpolate."""
 
     tokenizer = PerfectTokenizer()
+    enlarges = False
 
     def __init__(self, colour=None):
         self.colour = colour
