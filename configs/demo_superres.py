@@ -5,7 +5,9 @@
         --out data/demo_fine_tokens
     cogvideo train --config=configs/demo_superres.py --workdir=runs/superres
 
-Not yet measured. All fine tokens are masked, since sampling draws them in one pass.
+2,000 steps took 30.1 minutes on two CPU cores, other work beside them, and are not enough: 97 % of all tokens are
+right, but only 21 % of the object's, and enlarged frames are worse (11 dB on the object's pixels) than stretched ones
+(22). No weights are shipped. All fine tokens are masked, since sampling draws them in one pass.
 """
 
 import dataclasses
