@@ -4,7 +4,10 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cogvideo_jax.model.transformer import is_added
+from cogvideo_jax.notation import PyTree
 from cogvideo_jax.recipe import FILE, read_recipe, write_recipe
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.text_to_video import TextToVideo
@@ -30,11 +33,24 @@ def assemble(parts: dict[str, str | Path], *, text_model: str | Path, recipe: st
             raise ValueError(f"{source} holds {description.get('kind')!r}, not {part!r}")
         if part != "tokenizer" and description.get("tokenizer") != fingerprint:
             raise ValueError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
-        save_weights(out / f"{part}.safetensors", tree, description)
+        _save(out, part, tree, description)
     add_text_model(text_model, out)
     write_recipe(out / FILE, read_recipe(Path(recipe)))
     TextToVideo.load(out)
     return out
+
+
+def _save(out: Path, part: str, tree: PyTree, description: dict) -> None:
+    """One file, or two if the part trained what it inherits, too: then it stands on a base of its own."""
+    flat = flatten_dict(tree)
+    inherited = {path: leaf for path, leaf in flat.items() if not is_added(path)}
+    if part in ("base", "tokenizer") or not inherited:
+        save_weights(out / f"{part}.safetensors", tree, description)
+        return
+    added = {path: leaf for path, leaf in flat.items() if is_added(path)}
+    own = description | {"kind": f"{part}_base"}
+    save_weights(out / f"{part}_base.safetensors", unflatten_dict(inherited), own)
+    save_weights(out / f"{part}.safetensors", unflatten_dict(added), description | {"own_base": True})
 
 
 def add_text_model(source: str | Path, folder: str | Path) -> Path:

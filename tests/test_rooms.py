@@ -25,7 +25,7 @@ ARROWS = {
     "text_to_video": {"tokens", "model", "sampling", "superres", "recipe", "weights_folder"},
     "plan": {"model", "sampling", "superres", "weights_folder", "text_to_video"},
     "generate": {"text_to_video"},
-    "assemble": {"text_to_video", "tokens", "recipe", "weights_folder"},
+    "assemble": {"text_to_video", "tokens", "model", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model", "superres"},
     "bench": {"tokens", "model", "sampling", "superres", "training", "text_to_video"},
