@@ -1,7 +1,7 @@
 """The paper's figure as one class: prompt -> text ids -> key frames -> interpolation -> super-resolution -> pixels.
 
 video = TextToVideo.load()                                  # the demo's weights, or a folder
-frames = video(["a red ball"], jax.random.key(0))           # uint8 [1, 33, 64, 64, 3]
+frames = video(["a red ball"], jax.random.key(0))           # uint8 [1, 33, 192, 192, 3]
 """
 
 import functools

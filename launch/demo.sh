@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the demo weights from nothing: draws the clips, trains the four parts, joins them.
+# Makes the demo weights from nothing: draws the clips, trains the five parts, joins them.
 #   launch/demo.sh [FOLDER]
 set -euo pipefail
 
@@ -11,7 +11,10 @@ cogvideo tokenize --source captioned_motion --tokenizer runs/tokenizer/weights.s
 launch/local.sh configs/demo_base.py runs/base
 launch/local.sh configs/demo_stage1.py runs/stage1
 launch/local.sh configs/demo_stage2.py runs/stage2
+cogvideo tokenize --source captioned_motion --size 192 --coarse-size 64 --clips 2000 \
+  --tokenizer runs/tokenizer/weights.safetensors --text-model data/demo_tokens/text.model --out data/demo_fine_tokens
+launch/local.sh configs/demo_superres.py runs/superres
 cogvideo assemble --out "$OUT" \
   --tokenizer runs/tokenizer/weights.safetensors --base runs/base/weights.safetensors \
   --stage1 runs/stage1/weights.safetensors --stage2 runs/stage2/weights.safetensors \
-  --text-model data/demo_tokens/text.model --recipe configs/demo_pipeline.json
+  --superres runs/superres/weights.safetensors --text-model data/demo_tokens/text.model --recipe configs/demo_pipeline.json

@@ -124,13 +124,14 @@ def _superres(checkpoint: Checkpoint, released: SuperResolutionConfig) -> dict:
         ends.insert(1, released.text_length + coarse.grid**2)
     layout = _layout(checkpoint, ends, at_least=len(ends))
     kernel = _number(checkpoint, "kernel_size", released.fine_kernel[1])
+    rows = _number(checkpoint, "kernel_rows", 2 * kernel - 1)  # ours; the release's kernels have these rows
     if coarse is not None:
         around = _number(checkpoint, "kernel_size2", coarse.kernel[0])
         grid = _square_root(checkpoint, layout[1] - layout[0], "coarse tokens")
         start = _number(checkpoint, "first_frame_position", coarse.first_position)
         coarse = CoarseGrid(grid, start, (around, around))
     fine_grid = _square_root(checkpoint, layout[-1] - layout[-2], "fine tokens")
-    return dict(text_length=layout[0], coarse=coarse, fine_grid=fine_grid, fine_kernel=(2 * kernel - 1, kernel))
+    return dict(text_length=layout[0], coarse=coarse, fine_grid=fine_grid, fine_kernel=(rows, kernel))
 
 
 def _told(checkpoint: Checkpoint, key: str, otherwise: Any) -> Any:
@@ -190,7 +191,8 @@ def to_settings(config: Config, part: Part) -> dict:
                 "kernel_size2": config.coarse.kernel[0],
                 "first_frame_position": config.coarse.first_position,
             }
-        return settings | {"layout": ends, "kernel_size": config.fine_kernel[1]}
+        rows, columns = config.fine_kernel
+        return settings | {"layout": ends, "kernel_size": columns, "kernel_rows": rows}
     layout = config.layout
     ends = [layout.text_length, layout.text_length + layout.frame_tokens, layout.length]
     settings |= {"layout": ends[:2] if part == Part.BASE else ends, "first_frame_position": config.first_frame_position}

@@ -128,13 +128,13 @@ def cogview2_iterative() -> SuperResolutionConfig:
     return _released(text_length=16, coarse=None)
 
 
-def _demo(coarse: CoarseGrid | None) -> SuperResolutionConfig:
+def _demo(coarse: CoarseGrid | None, fine_kernel: tuple[int, int]) -> SuperResolutionConfig:
     """Beside the demo's base: 192 x 192 pixels as 24 x 24 tokens."""
     return SuperResolutionConfig(
         text_length=24,
         coarse=coarse,
         fine_grid=24,
-        fine_kernel=(9, 5),
+        fine_kernel=fine_kernel,
         vocab_size=1667,
         image_codes=1024,
         boi=1664,
@@ -148,10 +148,10 @@ def _demo(coarse: CoarseGrid | None) -> SuperResolutionConfig:
 
 
 def demo_direct() -> SuperResolutionConfig:
-    """8 x 8 -> 24 x 24 at once."""
-    return _demo(CoarseGrid(grid=8, first_position=24, kernel=(5, 5)))
+    """8 x 8 -> 24 x 24 at once. Kernels are small: all fine tokens are masked, and an object is a few coarse ones."""
+    return _demo(CoarseGrid(grid=8, first_position=24, kernel=(3, 3)), (3, 3))
 
 
 def demo_iterative() -> SuperResolutionConfig:
     """Repairs 24 x 24 tokens in rounds."""
-    return _demo(None)
+    return _demo(None, (9, 5))

@@ -136,7 +136,7 @@ def test_a_file_of_torch_before_1_6_is_read(tmp_path):
     convert_back(tmp_path / "ours", tmp_path / "back.pt", part="tokenizer")
 
 
-@pytest.mark.parametrize("part", ["base", "stage1", "stage2"])
+@pytest.mark.parametrize("part", ["base", "stage1", "stage2", "superres"])
 def test_the_demo_can_be_shared_and_comes_back_whole(part, tmp_path):
     back = convert_back(DEMO_WEIGHTS, tmp_path / "official", part=part)
     convert(back, tmp_path / "ours", part=part)
