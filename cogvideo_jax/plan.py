@@ -89,7 +89,7 @@ def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
         advice = _advice(video, f"lower windows_per_call in {video.weights.folder}/pipeline.json")
         yield _Step("interpolation", "stage2", programs, advice=advice)
         frames = (frames - 1) * 2**request.rounds + 1
-    if request.upscale and SUPERRES in models:
+    if request.upscale and video.enlarges:
         rows = min(recipe.enlarged_per_call, prompts * frames)
         advice = _advice(video, f"--no-upscale, lower enlarged_per_call in {video.weights.folder}/pipeline.json")
         yield _Step("super-resolution", SUPERRES, [_enlarging(video, rows)], advice=advice)
@@ -120,7 +120,7 @@ def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:
 def _pixels(video: TextToVideo, frames: int, upscale: bool) -> _Step:
     """Decoding; the host holds all frames twice while they are joined, and those of one call as numbers."""
     models, rows = video.weights.models, min(video.recipe.decoded_per_call, frames)
-    enlarged = upscale and SUPERRES in models
+    enlarged = upscale and video.enlarges
     tokens = models[SUPERRES].config.fine_tokens if enlarged else models["base"].config.layout.frame_tokens
     program = video.tokenizer.lower_decode(rows, tokens)
     pixels = int(np.prod(program.out_info.shape[1:]))

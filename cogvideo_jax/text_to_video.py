@@ -32,10 +32,10 @@ Texts = tuple[Int[Array, "B S"], Bool[Array, "B S"]]  # left-padded ids and thei
 
 
 class TextToVideo:
-    """Weights that can be called with prompts and a key."""
+    """Weights that can be called with prompts and a key; `enlarges` if super-resolution is among them."""
 
     def __init__(self, weights: WeightsFolder):
-        self.weights = weights
+        self.weights, self.enlarges = weights, SUPERRES in weights.files
         self.recipe: Recipe = weights.recipe
 
     @classmethod
@@ -202,11 +202,6 @@ class TextToVideo:
             bar.update()
         pictures = np.concatenate(parts)
         return pictures.reshape(batch, length, *pictures.shape[1:])
-
-    @property
-    def enlarges(self) -> bool:
-        """Whether the weights have super-resolution."""
-        return SUPERRES in self.weights.files
 
     def check(self, prompt: str) -> None:
         """Raises ValueError if a prompt cannot be used."""

@@ -15,6 +15,7 @@ from cogvideo_jax.bench.sizes import abstract_params, random_like
 from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.transformer import Transformer
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes, working_bytes
 from cogvideo_jax.sampling.decode import DecodeSettings, begin, write_frame
 from cogvideo_jax.sampling.keyframes import row_keys
 from cogvideo_jax.sampling.logits import Strategy
@@ -47,7 +48,7 @@ class Decoded(NamedTuple):
 def measure_decode(config: TransformerConfig, machine: Machine, *, dtype, batch: int, guided: bool) -> Decoded:
     """Writes the first frame behind those that are given."""
     model = Transformer(config, dtype=dtype)
-    params, layout = random_like(abstract_params(model, dtype)), config.layout
+    layout, params = config.layout, abstract_params(model, dtype)
     given_frames = max(1, layout.context_slots)
     rows = batch * (1 + guided)
     text = jnp.full((rows, layout.text_length), config.image_codes, jnp.int32)
@@ -57,9 +58,15 @@ def measure_decode(config: TransformerConfig, machine: Machine, *, dtype, batch:
     fixed = dict(model=model, settings=settings)
     slot, keys = jnp.int32(given_frames), row_keys(jax.random.key(0), batch)
     begun = time.perf_counter()
-    cache = begin(params, text, text >= 0, given, **fixed)
-    write = write_frame.lower(params, cache, slot, keys, labels, **fixed).compile()
-    compiled = time.perf_counter() - begun
+    start = begin.lower(params, text, text >= 0, given, **fixed)
+    write = write_frame.lower(params, start.out_info, slot, keys, labels, **fixed)
+    start, write = compile_all([start, write])
+    compiled, weights = time.perf_counter() - begun, tree_bytes(params)
+    working = max(working_bytes(program, weights) for program in (start, write))
+    require([Phase("writing tokens", weights, working, advice="use a smaller --batch, --size or --dtype")])
+
+    params = random_like(params)
+    cache = start(params, text, text >= 0, given)
     size = step_bytes(params, config) + sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
     times = []
     for _ in range(2):  # the first may still wait for memory

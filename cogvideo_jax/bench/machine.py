@@ -7,6 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.notation import Array
+
 REPEATS = 5
 COPY_BYTES = {"cpu": 2**28}  # far more than any cache holds
 MATRIX_SIDE = {"cpu": 1536}
@@ -34,12 +36,12 @@ def measure(dtype: jnp.dtype) -> Machine:
     [device] = jax.devices()[:1]
     size = COPY_BYTES.get(device.platform, ELSEWHERE_BYTES) // jnp.dtype(dtype).itemsize
     side = MATRIX_SIDE.get(device.platform, ELSEWHERE_SIDE)
-    numbers, square = jnp.ones(size, dtype), jnp.ones((side, side), dtype)
-    copy, product = jax.jit(lambda x: x + 1), jax.jit(lambda x: x @ x)
+    copy = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh memory would have to be found first
+    product = jax.jit(lambda x: x @ x)
     return Machine(
         device.device_kind,
-        2 * numbers.nbytes / best_seconds(lambda: copy(numbers)),
-        2 * side**3 / best_seconds(lambda: product(square)),
+        2 * size * jnp.dtype(dtype).itemsize / _best_seconds(copy, jnp.zeros(size, dtype)),
+        2 * side**3 / _best_seconds(product, jnp.zeros((side, side), dtype)),
     )
 
 
@@ -48,12 +50,11 @@ def peak_bytes() -> int:
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
-def best_seconds(run: Callable, *, repeats: int = REPEATS) -> float:
-    """Shortest time of a call after the first, which compiles."""
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(repeats):
+def _best_seconds(run: Callable[[Array], Array], x: Array) -> float:
+    """Shortest time of a call on the result of the call before; the first compiles and does not count."""
+    x, times = jax.block_until_ready(run(x)), []
+    for _ in range(REPEATS):
         begun = time.perf_counter()
-        jax.block_until_ready(run())
+        x = jax.block_until_ready(run(x))
         times.append(time.perf_counter() - begun)
     return min(times)

@@ -6,12 +6,12 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.model import config as presets
 from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Backbone, stored_dtype
+from cogvideo_jax.model.transformer import Backbone
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.training.state import stored
 
 STAGES = {
     "stage1": (presets.demo_stage1, presets.cogvideo_stage1),
@@ -30,9 +30,7 @@ def sized(size: str, stage: str) -> TransformerConfig:
 def abstract_params(model: Backbone, dtype: jnp.dtype) -> PyTree:
     """Shapes of all parameters, in the types in which they are kept when they are only read."""
     params = jax.eval_shape(lambda rng: model.init(rng, *model.empty_inputs())["params"], jax.random.key(0))
-    flat = flatten_dict(nn.meta.unbox(params))
-    kept = {path: jax.ShapeDtypeStruct(leaf.shape, stored_dtype(path, jnp.dtype(dtype))) for path, leaf in flat.items()}
-    return unflatten_dict(kept)
+    return stored(nn.meta.unbox(params), jnp.dtype(dtype))
 
 
 def random_like(tree: PyTree) -> PyTree:

@@ -127,6 +127,17 @@ def _window_starts(occupied: Array, rng: Array, cells: int, grid: int) -> Array:
     return grid * jax.random.randint(rng, low.shape, low, high + 1)
 
 
+def _learned(
+    frames: UInt8[Array, "B H W 3"], rng: Array, *, scales: Sequence[int], window: int, **windows
+) -> UInt8[Array, "B h w 3"]:
+    """What a step learns of a batch: every part at its scale, whole or in windows."""
+    parts = scaled(frames, scales, window=window)
+    if window:
+        cut = functools.partial(foreground_windows, side=window, **windows)
+        parts = map(cut, parts, jax.random.split(rng, len(scales)))
+    return jnp.concatenate(list(parts))
+
+
 def peak_signal_to_noise(
     images: Float[Array, "*R B H W 3"], target: Float[Array, "B H W 3"], weights: Float[Array, "B H W 1"]
 ) -> Float[Array, ""]:
@@ -167,11 +178,7 @@ def vq_train_step(
       perplexity (of the ids of this batch), restarted (codes).
     """
     restart_rng, window_rng = jax.random.split(rng)
-    parts = scaled(frames, scales, window=window)
-    if window:
-        cut = functools.partial(foreground_windows, side=window, grid=config.rates[-1], background=background)
-        parts = map(cut, parts, jax.random.split(window_rng, len(scales)))
-    frames = jnp.concatenate(list(parts))
+    frames = _learned(frames, window_rng, scales=scales, window=window, grid=config.rates[-1], background=background)
     target = normalise(frames, config)
     foreground = foreground_mask(frames, background)
     weights = 1.0 + (foreground_weight - 1.0) * foreground
