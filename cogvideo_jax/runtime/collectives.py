@@ -1,7 +1,7 @@
 """What a compiled program sends between devices, read from its text.
 
 Bodies of loops count as often as they run. An operation that the compiler cut into steps, to hide it behind others, has
-one channel in all of them and counts once.
+one channel in all of them and counts once; a round that it took out of a loop has the loop's channels and counts anew.
 """
 
 import math
@@ -14,7 +14,10 @@ KINDS = ("all-gather", "all-reduce", "reduce-scatter", "all-to-all", "collective
 _OPERATION = re.compile(rf"= (?P<shape>.*?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\(")
 _LOOP = re.compile(r" while\(.*condition=%?(?P<condition>[\w.\-]+).*body=%?(?P<body>[\w.\-]+)")
 _TRIPS = re.compile(r'"known_trip_count":\{"n":"(\d+)"\}')
-_LIMIT = re.compile(r"= s32\[\]\S* constant\((\d+)\)")
+_CONSTANT = re.compile(r"(%[\w.\-]+) = [su]32\[\]\S* constant\((\d+)\)")
+_COUNTER = re.compile(r"= [su]32\[\]\S* get-tuple-element\(.*\), index=(\d+)")
+_STARTS = re.compile(r" while\((%[\w.\-]+)\)")
+_COPIED = re.compile(r"\S+ copy\((%[\w.\-]+)\)")
 _CHANNEL = re.compile(r"channel_id=(\d+)")
 _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
@@ -39,39 +42,62 @@ def traffic(program: str) -> dict[str, Traffic]:
     computations, entry = _computations(program)
     counts: Counter = Counter()
     sent: Counter = Counter()
-    channels = set()
 
-    def is_new(line: str) -> bool:
-        channel = _CHANNEL.search(line)
-        if channel is None:
-            return True
-        new = channel[1] not in channels
-        channels.add(channel[1])
-        return new
-
-    def walk(name: str, times: int) -> None:
-        for line in computations.get(name, ()):
+    def walk(name: str, times: int, channels: set[str]) -> None:
+        lines = computations.get(name, [])
+        for line in lines:
             found = _OPERATION.search(line)
-            if found and is_new(line):
+            if found and _is_new(line, channels):
                 counts[found["kind"]] += times
                 scatters = name.startswith("all-reduce-scatter")  # what TPUs make of a reduce-scatter
                 sent[found["kind"]] += times * _sent(found["kind"], found, line, scatters=scatters)
             loop = _LOOP.search(line)
             if loop:
-                walk(loop["body"], times * _trips(line, computations.get(loop["condition"], [])))
+                walk(loop["body"], times * _trips(line, computations.get(loop["condition"], []), lines), set())
             branches = [branch.strip(" %") for names in _BRANCHES.findall(line) for branch in names.split(",")]
             for called in _CALLED.findall(line) + branches:
-                walk(called, times)
+                walk(called, times, channels)
 
-    walk(entry, 1)
+    walk(entry, 1, set())
     return {kind: Traffic(counts[kind], sent[kind]) for kind in KINDS if counts[kind]}
 
 
-def _trips(loop: str, condition: list[str]) -> int:
-    """How often a loop runs: the compiler says so, or its counter is compared with a constant."""
+def _is_new(operation: str, channels: set[str]) -> bool:
+    """Whether it is not another step of one that was met; notes it."""
+    channel = _CHANNEL.search(operation)
+    if channel is None:
+        return True
+    new = channel[1] not in channels
+    channels.add(channel[1])
+    return new
+
+
+def _trips(loop: str, condition: list[str], around: list[str]) -> int:
+    """How often a loop runs: the compiler says so, or its counter is compared with a constant.
+
+    Args:
+      around: lines of the computation that has the loop, where its counter gets its first value.
+    """
     known = _TRIPS.search(loop)
-    limits = [int(limit) for line in condition for limit in _LIMIT.findall(line)]
-    return int(known[1]) if known else max(limits, default=1)
+    if known:
+        return int(known[1])
+    limits = [int(limit) for line in condition for _, limit in _CONSTANT.findall(line)]
+    counters = [int(index) for line in condition for index in _COUNTER.findall(line)]
+    if len(limits) != 1 or len(counters) != 1:
+        return max(limits, default=1)
+    return limits[0] - _first_value(loop, counters[0], around)
+
+
+def _first_value(loop: str, index: int, around: list[str]) -> int:
+    """Of an element of the tuple that a loop starts with; 0 where that is no constant."""
+    values = {name: text for name, _, text in (line.strip().partition(" = ") for line in around)}
+    constants = {name: int(value) for line in around for name, value in _CONSTANT.findall(line)}
+    tuple_ = _STARTS.search(loop)
+    elements = re.findall(r"%[\w.\-]+", values.get(tuple_[1], "").partition(" tuple(")[2]) if tuple_ else []
+    name = elements[index] if index < len(elements) else ""
+    while (copied := _COPIED.match(values.get(name, ""))) is not None:
+        name = copied[1]
+    return constants.get(name, 0)
 
 
 def _computations(program: str) -> tuple[dict[str, list[str]], str]:

@@ -44,6 +44,36 @@ def test_every_operation_counts_as_often_as_it_runs():
     assert set(found) == {"all-gather", "all-reduce"}
 
 
+PEELED = """
+%body (p: (s32[], u32[])) -> (s32[], u32[]) {
+  %sum = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+}
+
+%condition (p: (u32[], s32[])) -> pred[] {
+  %limit = s32[] constant(4)
+  %i = s32[] get-tuple-element(%p), index=1
+  ROOT %less = pred[] compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %first = f32[8]{0} all-reduce(%x), channel_id=1, replica_groups={{0,1}}, to_apply=%add
+  %one = s32[]{:T(128)} constant(1)
+  %copied = s32[]{:T(128)} copy(%one), metadata={}
+  %start = (u32[], s32[]) tuple(%zero, %copied)
+  %loop = (u32[], s32[]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+def test_a_round_taken_out_of_its_loop_counts_and_the_loop_runs_once_less():
+    assert traffic(PEELED)["all-reduce"] == Traffic(1 + 3, 4 * 8 * 4)
+
+
+def test_a_loop_that_counts_without_a_sign_is_read():
+    program = PEELED.replace("s32[]", "u32[]").replace("constant(1)", "constant(0)")
+    assert traffic(program)["all-reduce"].count == 1 + 4
+
+
 def test_a_program_on_one_device_sends_nothing():
     program = jax.jit(lambda x: jax.lax.scan(lambda c, _: (c @ c, None), x, length=3)[0])
     assert traffic(program.lower(jnp.ones((4, 4))).compile().as_text()) == {}
