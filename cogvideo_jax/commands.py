@@ -1,5 +1,6 @@
 """What each command of `cogvideo` does with its options, which cli.py reads; heavy modules are imported where used."""
 
+import contextlib
 import functools
 import re
 import sys
@@ -14,7 +15,7 @@ def _open_weights(options):
 
 
 def train(options, overrides: list[str]) -> int:
-    from cogvideo_jax.runtime.processes import join
+    from cogvideo_jax.runtime.processes import aborting, join
     from cogvideo_jax.training import loop
     from cogvideo_jax.training.config_files import load_config
 
@@ -22,7 +23,8 @@ def train(options, overrides: list[str]) -> int:
     if options.distributed:
         join()
     try:
-        weights = loop.train(config, options.workdir)
+        with aborting() if options.distributed else contextlib.nullcontext():
+            weights = loop.train(config, options.workdir)
     except loop.Interrupted as stop:
         print(f"cogvideo train: {stop}", file=sys.stderr)
         return 130

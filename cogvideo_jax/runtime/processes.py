@@ -1,11 +1,16 @@
 """Several processes that train as one: one on every host, or several on one machine. launch/ starts them."""
 
+import contextlib
 import os
+import traceback
+from collections.abc import Iterator
 
 import jax
+from jax.experimental import multihost_utils
 
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is dead, and the others stop
 JOIN_SECONDS = 300  # until all hosts must be there
+ABORTED = 134  # what a shell sees of SIGABRT; launch/restart.sh starts again
 LEAVE_SECONDS = 60  # until all must have come to the end
 
 
@@ -27,11 +32,26 @@ def join() -> None:
             initialization_timeout=JOIN_SECONDS,
             shutdown_timeout_seconds=LEAVE_SECONDS,
         )
+        # On CPUs a process that comes to the first collective waits half a minute only, less than compiling may take.
+        multihost_utils.sync_global_devices("joined")
     except (ValueError, RuntimeError) as error:
         raise ValueError(
             "--distributed: the other processes were not found; run it by a script of launch/, or set "
             f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID ({error})"
         ) from error
+
+
+@contextlib.contextmanager
+def aborting() -> Iterator[None]:
+    """Ends this process at once, as those that lose a peer end, when its devices or its peers fail.
+
+    Else it would wait for the others to leave, while they wait for it in the middle of a step.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError:
+        traceback.print_exc()
+        os._exit(ABORTED)
 
 
 def is_first() -> bool:
