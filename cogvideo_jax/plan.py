@@ -12,14 +12,16 @@ import numpy as np
 
 from cogvideo_jax.model.config import Compat
 from cogvideo_jax.notation import PyTree
-from cogvideo_jax.runtime.memory import Phase, compile_all, working_bytes
-from cogvideo_jax.sampling.decode import begin, write_frame
+from cogvideo_jax.runtime.memory import Phase, compile_all, fits, working_bytes
+from cogvideo_jax.runtime.mesh import round_up
+from cogvideo_jax.sampling.decode import begin, write_frames
 from cogvideo_jax.superres.sample import enlarge_program
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.weights_folder import SUPERRES, TOKENIZER
 
 # Of the host: small programs that are compiled on the way, and the video encoder; measured on the demo's weights, CPU.
 OVERHEAD = 250 * 2**20
+INTERPOLATION = "interpolation"
 LOADED_COPIES = 2  # of an array on its way to the device: pages of the file, and the array made of them
 
 
@@ -54,9 +56,22 @@ class _Step(NamedTuple):
 
 
 def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
-    """One phase for every part of the chain, in the order of the work."""
-    steps = list(_steps(video, request))
-    compiled = iter(compile_all([program for step in steps for program in step.programs]))
+    """One phase for every part of the chain, in the order of the work.
+
+    Where the recipe leaves it open, so few windows go through stage 2 together that they fit.
+    """
+    while True:
+        phases = _plan(video, request)
+        windows = _windows(video, request)
+        crowded = [phase for phase in phases if phase.name == INTERPOLATION and not fits(phase)]
+        if not crowded or video.recipe.windows_per_call is not None or windows <= round_up(1):
+            return phases
+        video.windows_per_call = windows // 2
+
+
+def _plan(video: TextToVideo, request: Request) -> list[Phase]:
+    steps: list[_Step] = []
+    compiled = iter(compile_all(_programs(video, request, steps)))
     weights = video.weights
     phases, loaded = [], set()
     for step in steps:
@@ -68,6 +83,13 @@ def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
         host = step.host + max(0, loading - shared) + OVERHEAD
         phases.append(Phase(step.name, weights.bytes(*loaded), working, host, step.advice))
     return phases
+
+
+def _programs(video: TextToVideo, request: Request, steps: list[_Step]) -> Iterator[jax.stages.Lowered]:
+    """Of all steps, which are added to `steps`: while one is compiled, the next is traced."""
+    for step in _steps(video, request):
+        steps.append(step)
+        yield from step.programs
 
 
 def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
@@ -85,15 +107,21 @@ def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
     frames = max(frames, 1)
     if request.rounds:
         settings = video.settings("stage2", None, compat)
-        programs = _slots(video, "stage2", recipe.windows_per_call, 3, settings)
+        programs = _slots(video, "stage2", _windows(video, request), 3, settings)
         advice = _advice(video, f"lower windows_per_call in {video.weights.folder}/pipeline.json")
-        yield _Step("interpolation", "stage2", programs, advice=advice)
+        yield _Step(INTERPOLATION, "stage2", programs, advice=advice)
         frames = (frames - 1) * 2**request.rounds + 1
     if request.upscale and video.enlarges:
-        rows = min(recipe.enlarged_per_call, prompts * frames)
+        rows = round_up(min(recipe.enlarged_per_call, prompts * frames))
         advice = _advice(video, f"--no-upscale, lower enlarged_per_call in {video.weights.folder}/pipeline.json")
         yield _Step("super-resolution", SUPERRES, [_enlarging(video, rows)], advice=advice)
     yield _pixels(video, prompts * frames, request.upscale)
+
+
+def _windows(video: TextToVideo, request: Request) -> int:
+    """That go through stage 2 together."""
+    frames = request.start or video.weights.models["stage1"].config.layout.frames
+    return video.windows(request.prompts, frames, request.rounds)
 
 
 def _slots(video: TextToVideo, part: str, rows: int, given: int, settings) -> list[jax.stages.Lowered]:
@@ -105,7 +133,7 @@ def _slots(video: TextToVideo, part: str, rows: int, given: int, settings) -> li
     start = begin.lower(params, _ids(*text), _mask(*text), _ids(rows, given, layout.frame_tokens), **static)
     cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
     labels = _ids(model.config.image_codes)
-    return [start, write_frame.lower(params, cache, _ids(), _keys(rows), labels, **static)]
+    return [start, write_frames.lower(params, cache, _ids(), _keys(rows), labels, **static)]
 
 
 def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:
@@ -119,7 +147,7 @@ def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:
 
 def _pixels(video: TextToVideo, frames: int, upscale: bool) -> _Step:
     """Decoding; the host holds all frames twice while they are joined, and those of one call as numbers."""
-    models, rows = video.weights.models, min(video.recipe.decoded_per_call, frames)
+    models, rows = video.weights.models, round_up(min(video.recipe.decoded_per_call, frames))
     enlarged = upscale and video.enlarges
     tokens = models[SUPERRES].config.fine_tokens if enlarged else models["base"].config.layout.frame_tokens
     program = video.tokenizer.lower_decode(rows, tokens)

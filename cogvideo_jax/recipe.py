@@ -24,7 +24,8 @@ class Recipe:
       guidance: scale in stage 1, None for none.
       guided_suffix: behind the prompt in stage 1 when guided.
       text_log_weight: added to scores towards text wherever there is no guidance.
-      windows_per_call: interpolation windows that go through stage 2 together.
+      windows_per_call: interpolation windows that go through stage 2 together; None for all of the last round, or
+        as many of them as the memory plan finds room for.
       enlarged_per_call, decoded_per_call: frames that go together through super-resolution, and to pixels.
       whole_words: the text model has every word it was trained on as one piece, so that a word in several pieces is
         one that the weights have never seen.
@@ -41,7 +42,7 @@ class Recipe:
     guidance: float | None
     guided_suffix: str
     text_log_weight: float
-    windows_per_call: int
+    windows_per_call: int | None
     enlarged_per_call: int
     decoded_per_call: int
     whole_words: bool
@@ -60,7 +61,7 @@ RELEASED = Recipe(
     guidance=3.0,
     guided_suffix=" 视频",
     text_log_weight=1.4,
-    windows_per_call=8,
+    windows_per_call=None,
     enlarged_per_call=12,
     decoded_per_call=4,
     whole_words=False,

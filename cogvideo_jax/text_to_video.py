@@ -5,7 +5,7 @@ frames = video(["a red ball"], jax.random.key(0))           # uint8 [1, 33, 192,
 """
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ import numpy as np
 from cogvideo_jax.model.config import Compat
 from cogvideo_jax.notation import Array, Bool, Int, Key, UInt8
 from cogvideo_jax.recipe import Recipe
+from cogvideo_jax.runtime.mesh import round_up
 from cogvideo_jax.runtime.metrics import progress_bar
-from cogvideo_jax.sampling.decode import DecodeSettings
+from cogvideo_jax.sampling.decode import DecodeSettings, usual_lanes
 from cogvideo_jax.sampling.interpolate import interpolate_once
 from cogvideo_jax.sampling.keyframes import first_frame, key_frames
 from cogvideo_jax.superres.sample import DirectSettings, enlarge
@@ -34,18 +35,30 @@ Texts = tuple[Int[Array, "B S"], Bool[Array, "B S"]]  # left-padded ids and thei
 class TextToVideo:
     """Weights that can be called with prompts and a key; `enlarges` if super-resolution is among them."""
 
-    def __init__(self, weights: WeightsFolder):
-        self.weights, self.enlarges = weights, SUPERRES in weights.files
+    def __init__(self, weights: WeightsFolder, *, int8_cache: bool = False):
+        self.weights, self.enlarges, self.int8_cache = weights, SUPERRES in weights.files, int8_cache
         self.recipe: Recipe = weights.recipe
+        self.windows_per_call = self.recipe.windows_per_call
 
     @classmethod
-    def load(cls, folder: str | Path = DEMO_WEIGHTS, *, dtype: Any = None, keep: bool = True) -> "TextToVideo":
-        """Opens a folder of weights, by default the demo's; arguments as those of `WeightsFolder`.
+    def load(
+        cls,
+        folder: str | Path = DEMO_WEIGHTS,
+        *,
+        dtype: Any = None,
+        keep: bool = True,
+        int8: Collection[str] = (),
+    ) -> "TextToVideo":
+        """Opens a folder of weights, by default the demo's.
+
+        Args:
+          dtype, keep: as in `WeightsFolder`.
+          int8: what is kept as int8: "weights" (the large matrices of all transformers), "cache" (keys and values).
 
         Raises:
           ValueError: one sentence, if something is missing, damaged or does not fit.
         """
-        return cls(WeightsFolder(folder, dtype=dtype, keep=keep))
+        return cls(WeightsFolder(folder, dtype=dtype, keep=keep, int8="weights" in int8), int8_cache="cache" in int8)
 
     @property
     def tokenizer(self) -> VQTokenizer:
@@ -194,7 +207,7 @@ class TextToVideo:
         flat = frames.reshape(batch * length, tokens)
         self.weights.release()
         bar.set_description("pixels")
-        size = min(self.recipe.decoded_per_call, len(flat))
+        size = round_up(min(self.recipe.decoded_per_call, len(flat)))
         parts = []
         for start in range(0, len(flat), size):
             index = np.minimum(np.arange(start, start + size), len(flat) - 1)  # the last call is filled up
@@ -244,18 +257,24 @@ class TextToVideo:
             raise ValueError(f"these weights give {possible} frames a second, not {to:g}")
         return rates[1 : rates.index(to) + 1]
 
+    def windows(self, videos: int, frames: int, rounds: int) -> int:
+        """Windows that go through stage 2 together, in all rounds that begin with so many frames."""
+        last = videos * max(1, (frames - 1) * 2 ** (rounds - 1) // 2) if rounds else 1
+        return round_up(min(last, self.windows_per_call or last))
+
     def _bar(self, prompts: int, rounds: list[float], *, upscale: bool, keyframes: bool, shown: bool, start: int = 0):
         """A progress bar over all calls: frames of stage 1, windows of stage 2, pictures enlarged and decoded."""
         recipe = self.recipe
         layout = self.weights.models["stage1"].config.layout
         frames = layout.frames if keyframes else start
         work = layout.frames if keyframes else int(start == 1)
+        windows = self.windows(prompts, frames, len(rounds))
         for _ in rounds:
-            work += 2 * -(-prompts * (frames - 1) // 2 // recipe.windows_per_call)
+            work += 2 * -(-prompts * (frames - 1) // 2 // windows)
             frames = 2 * frames - 1
         if upscale and self.enlarges:
-            work += -(-prompts * frames // recipe.enlarged_per_call)
-        work += -(-prompts * frames // recipe.decoded_per_call)
+            work += -(-prompts * frames // round_up(recipe.enlarged_per_call))
+        work += -(-prompts * frames // round_up(recipe.decoded_per_call))
         return progress_bar(total=work, desc="first frame" if keyframes else "", disable=not shown)
 
     def _guidance(self, guidance: float | None) -> float | None:
@@ -314,7 +333,7 @@ class TextToVideo:
         bar: Bar = None,
     ) -> Int[Array, "B T2 N"]:
         """Stage 2 alone: each of `rates` is twice the one before and doubles the frames but one."""
-        recipe, bar = self.recipe, _silent() if bar is None else bar
+        bar, windows = _silent() if bar is None else bar, self.windows(len(frames), frames.shape[1], len(rates))
         for rate in rates:
             bar.set_description(f"{2 * frames.shape[1] - 1} frames")
             stage = self.weights.stage("stage2")
@@ -326,7 +345,7 @@ class TextToVideo:
                 self.weights.labels,
                 model=stage.model,
                 settings=self.settings("stage2", None, compat),
-                chunk=recipe.windows_per_call,
+                chunk=windows,
                 on_frame=bar.update,
             )
         return frames
@@ -348,7 +367,7 @@ class TextToVideo:
             self.weights.labels,
             model=stage.model,
             settings=self.direct_settings(),
-            rows_per_call=recipe.enlarged_per_call,
+            rows_per_call=round_up(recipe.enlarged_per_call),
             on_part=bar.update,
         )
         return fine.reshape(batch, length, -1)
@@ -361,7 +380,9 @@ class TextToVideo:
         weight = recipe.text_log_weight if scale is None else 0.0
         if stage == "base" and compat == Compat.RELEASE:
             last = recipe.keyframes
-        return DecodeSettings(strategies[stage], self._clusters, scale, weight, compat=compat, last_token=last)
+        lanes = usual_lanes(self.weights.models[stage].config)
+        settings = dict(lanes=lanes, int8_cache=self.int8_cache, compat=compat, last_token=last)
+        return DecodeSettings(strategies[stage], self._clusters, scale, weight, **settings)
 
     def direct_settings(self) -> DirectSettings:
         """How super-resolution draws."""

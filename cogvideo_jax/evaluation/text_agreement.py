@@ -10,7 +10,7 @@ object, colour and action that training never showed.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -235,18 +235,27 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
 # All of it ----------------------------------------------------------------------------------------
 
 
-def run(weights: str | Path, *, prompts: int, seed: int, batch_size: int, out: str | Path | None = None) -> dict:
+def run(
+    weights: str | Path,
+    *,
+    prompts: int,
+    seed: int,
+    batch_size: int,
+    int8: Collection[str] = (),
+    out: str | Path | None = None,
+) -> dict:
     """Measures a folder of weights; writes the report as JSON if `out` is given.
 
     Args:
       prompts: how many videos to generate.
       batch_size: videos that are generated together.
+      int8: as in `TextToVideo.load`.
 
     Raises:
       ValueError: numbers below 1, or weights that cannot be read.
     """
     asked = agreement_prompts(prompts, seed=seed)
-    video = TextToVideo.load(weights)
+    video = TextToVideo.load(weights, int8=int8)
     agreement_rng, interpolation_rng = jax.random.split(jax.random.key(seed))
     real = clip_specs(agreement_prompts(REAL_CLIPS, seed=seed), seed=seed)
     unseen = clip_specs(agreement_prompts(INTERPOLATED_CLIPS, seed=seed, held_out_share=1.0), seed=seed)
@@ -255,6 +264,7 @@ def run(weights: str | Path, *, prompts: int, seed: int, batch_size: int, out: s
         "weights": str(weights),
         "prompts": prompts,
         "seed": seed,
+        "int8": list(int8),
         "agreement": evaluate_agreement(asked, judgements),
         "checker": evaluate_checker(real, tokenizer=video.tokenizer),
         "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),

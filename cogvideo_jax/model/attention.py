@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.model.matrix import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.runtime.mesh import constrain
 
@@ -88,25 +89,34 @@ class Projections(nn.Module):
         width = self.heads * self.head_size
         heads = (self.heads, self.head_size)
         zeros = nn.initializers.zeros
-        self.qkv_kernel = self.param(
-            "qkv_kernel", partitioned(matrix_init, "embed", None, "heads", "kv"), (width, 3, *heads)
-        )
+        qkv_init = partitioned(matrix_init, "embed", None, "heads", "kv")
+        self.qkv_kernel = matrix_param(self, "qkv_kernel", qkv_init, (width, 3, *heads))
         self.qkv_bias = self.param("qkv_bias", partitioned(zeros, None, "heads", "kv"), (3, *heads))
-        self.out_kernel = self.param("out_kernel", partitioned(self.out_init, "heads", "kv", "embed"), (*heads, width))
+        out_init = partitioned(self.out_init, "heads", "kv", "embed")
+        self.out_kernel = matrix_param(self, "out_kernel", out_init, (*heads, width))
         self.out_bias = self.param("out_bias", partitioned(zeros, "embed"), (width,))
 
-    def project(self, x: Float[Array, "B L D"]) -> tuple[Array, KeysValues]:
-        """Queries [B L A K] and keys, values of the same positions."""
-        kernel, bias = self.qkv_kernel.astype(self.dtype), self.qkv_bias.astype(self.dtype)
-        qkv = jnp.einsum("bld,dcak->cblak", x, kernel) + bias[:, None, None]
+    def project(self, x: Float[Array, "B L D"], *, step: bool = False) -> tuple[Array, KeysValues]:
+        """Queries [B L A K] and keys, values of the same positions.
+
+        Args:
+          step: of few tokens. The three come apart where that is fastest (by half, on a CPU), in a pass over all
+            positions where it takes the least memory (3 % less on a TPU).
+        """
+        bias = self.qkv_bias.astype(self.dtype)
+        if step or self.qkv_kernel.scale is not None:
+            qkv = self.qkv_kernel.multiply("bld,dcak->blcak", x) + bias
+            query, key, value = (constrain(qkv[:, :, i], "batch", "length", "heads", "kv") for i in range(3))
+            return query, KeysValues(key, value)
+        qkv = self.qkv_kernel.multiply("bld,dcak->cblak", x) + bias[:, None, None]
         qkv = constrain(qkv, None, "batch", "length", "heads", "kv")
         return qkv[0], KeysValues(qkv[1], qkv[2])
 
     def merge(self, context: Float[Array, "B L A K"]) -> Float[Array, "B L D"]:
         """The output projection over all heads."""
-        kernel, bias = self.out_kernel.astype(self.dtype), self.out_bias.astype(self.dtype)
         context = constrain(context, "batch", "length", "heads", "kv")
-        return constrain(jnp.einsum("blak,akd->bld", context, kernel) + bias, "batch", "length", "width")
+        out = self.out_kernel.multiply("blak,akd->bld", context) + self.out_bias.astype(self.dtype)
+        return constrain(out, "batch", "length", "width")
 
 
 matrix_init = nn.initializers.normal(0.02)

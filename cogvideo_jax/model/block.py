@@ -11,16 +11,11 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.model import cache as caches
-from cogvideo_jax.model.attention import (
-    KeysValues,
-    Projections,
-    attend,
-    matrix_init,
-    partitioned,
-    scaled_init,
-)
+from cogvideo_jax.model.attention import Projections, matrix_init, partitioned, scaled_init
+from cogvideo_jax.model.cache import LayerCache
 from cogvideo_jax.model.config import Compat, TransformerConfig
 from cogvideo_jax.model.kernels import Kernel
+from cogvideo_jax.model.matrix import matrix_param
 from cogvideo_jax.model.spatial import spatial_attention
 from cogvideo_jax.model.temporal import temporal_attention
 from cogvideo_jax.notation import Array, Bool, Float, Int
@@ -34,16 +29,16 @@ class Call:
     Attributes:
       text_mask: [B S], False on padding.
       text_log_weight: added to scores towards text, a number or one a row.
-      index: position (slot * N + offset) of the single token of a cached step; None for a pass over all positions.
+      index: positions (slot * N + offset) of a cached step's tokens, one a lane; None for a pass over all positions.
       compat: whose prefill; see Compat.
-      keep_keys: return keys and values of the pass, to fill a cache.
+      keep_keys: return keys and values of the pass, to fill a cache, or the cache.
       train: dropout is on.
       kernel: which program computes the attention of a pass that keeps no keys.
     """
 
     text_mask: Bool[Array, "B S"]
     text_log_weight: float | Float[Array, "B"]
-    index: Int[Array, ""] | None
+    index: Int[Array, "lanes"] | None
     compat: Compat = flax.struct.field(pytree_node=False)
     keep_keys: bool = flax.struct.field(pytree_node=False)
     train: bool = flax.struct.field(pytree_node=False)
@@ -80,64 +75,65 @@ class Sandwich(nn.Module):
 
 
 class Block(Sandwich):
-    """A layer that works on all positions, or on one token against a cache."""
+    """A layer that works on all positions, or on some tokens against a cache."""
 
     config: TransformerConfig
 
     @nn.compact
     def __call__(self, x: Float[Array, "B L D"], layer: tuple, call: Call):
-        """`layer` = (1 in shifted layers, this layer's caches or None). Returns x and the keys and values to keep."""
+        """`layer` = (1 in shifted layers, this layer's caches or None).
+
+        Returns x, and this layer's caches after a cached step, its keys and values after a pass that keeps them.
+        """
         shifted, past = layer
-        attended, keys = self._attention(self._norm("norm_attention_in", x), shifted, past, call)
-        return self._add(x, attended, call), keys if call.keep_keys or call.index is not None else None
+        attend_all = self._attention if call.index is None else self._cached_attention
+        attended, kept = attend_all(self._norm("norm_attention_in", x), shifted, past, call)
+        return self._add(x, attended, call), kept if call.keep_keys else None
 
     def _attention(self, u, shifted, past, call: Call):
-        """Both channels and their mixture. Returns [B L D] and (spatial, temporal) keys and values."""
+        """Both channels mixed, for all positions. Returns [B L D] and (spatial, temporal) keys and values."""
+        layout, dropout = self.config.layout, self._dropout(call)
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u)
-        out = spatial.merge(self._spatial(query, keys, past, call))
+        common = dict(text_mask=call.text_mask, layout=layout, dropout=dropout, kernel=call.kernel)
+        out = spatial.merge(spatial_attention(query, keys, text_log_weight=call.text_log_weight, **common))
         if not self.config.temporal:
             return out, (keys, None)
         temporal = self._projections("temporal", matrix_init)
         query, temporal_keys = temporal.project(u)
-        alpha = self.param("temporal_alpha", partitioned(nn.initializers.zeros, "embed"), (self.config.width,))
-        alpha = jax.nn.sigmoid(alpha).astype(out.dtype)
-        other = temporal.merge(self._temporal(query, temporal_keys, shifted, past, call))
-        text_length = out.shape[1] - other.shape[1]
-        mixed = alpha * out[:, text_length:] + (1 - alpha) * other
+        release = call.compat == Compat.RELEASE and call.keep_keys
+        context = temporal_attention(
+            query,
+            temporal_keys,
+            window=self.config.window,
+            shifted=shifted,
+            regions=not release,
+            text_log_weight=0.0 if release else call.text_log_weight,
+            **common,
+        )
+        text_length = layout.text_length
+        mixed = self._mix(out[:, text_length:], temporal.merge(context))
         return jnp.concatenate([out[:, :text_length], mixed], axis=1), (keys, temporal_keys)
 
-    def _spatial(self, query, keys: KeysValues, past, call: Call) -> Float[Array, "B L A K"]:
-        layout = self.config.layout
-        weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
-        if call.index is None:
-            dropout = self._dropout(call)
-            return spatial_attention(query, keys, layout=layout, dropout=dropout, kernel=call.kernel, **weights)
-        channel = past[0]
-        visible = caches.spatial_positions(channel.frames.k.shape[1], call.index, layout.frame_tokens)
-        local = caches.cached_and_self(channel.frames, keys, visible)
-        return attend(query[:, None], channel.text, local=local, **weights)[:, 0]
+    def _cached_attention(self, u, shifted: int, past: LayerCache, call: Call):
+        """The same for one token a lane, against the caches of this layer. Returns [B lanes D] and the caches."""
+        asked = caches.Asked(call.index, call.text_mask, call.text_log_weight)
+        spatial = self._projections("spatial", scaled_init(self.config.layers))
+        query, keys = spatial.project(u, step=True)
+        context, kept = caches.spatial_step(past.spatial, query, keys, asked, self.config.layout.frame_tokens)
+        out, past = spatial.merge(context), past.replace(spatial=kept)
+        if not self.config.temporal:
+            return out, past
+        temporal = self._projections("temporal", matrix_init)
+        query, keys = temporal.project(u, step=True)
+        context, kept = caches.temporal_step(past.temporal, query, keys, asked, self.config, shifted=bool(shifted))
+        return self._mix(out, temporal.merge(context)), past.replace(temporal=kept)
 
-    def _temporal(self, query, keys: KeysValues, shifted, past, call: Call) -> Float[Array, "B TN A K"]:
-        if call.index is None:
-            release = call.compat == Compat.RELEASE and call.keep_keys
-            return temporal_attention(
-                query,
-                keys,
-                layout=self.config.layout,
-                window=self.config.window,
-                shifted=shifted,
-                regions=not release,
-                text_mask=call.text_mask,
-                text_log_weight=0.0 if release else call.text_log_weight,
-                dropout=self._dropout(call),
-                kernel=call.kernel,
-            )
-        channel = past[1]
-        visible = caches.temporal_positions(self.config, call.index, shifted)
-        local = caches.cached_and_self(channel.frames, keys, visible)
-        weights = dict(text_mask=call.text_mask, text_log_weight=call.text_log_weight)
-        return attend(query[:, None], channel.text, local=local, **weights)[:, 0]
+    def _mix(self, spatial: Float[Array, "B L D"], temporal: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
+        """By the learned weight alpha of every feature."""
+        alpha = self.param("temporal_alpha", partitioned(nn.initializers.zeros, "embed"), (self.config.width,))
+        alpha = jax.nn.sigmoid(alpha).astype(spatial.dtype)
+        return alpha * spatial + (1 - alpha) * temporal
 
 
 class Mlp(nn.Module):
@@ -151,14 +147,14 @@ class Mlp(nn.Module):
     def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
         width = x.shape[-1]
         zeros = nn.initializers.zeros
-        kernel_in = self.param("kernel_in", partitioned(matrix_init, "embed", "mlp"), (width, self.inner))
+        kernel_in = matrix_param(self, "kernel_in", partitioned(matrix_init, "embed", "mlp"), (width, self.inner))
         bias_in = self.param("bias_in", partitioned(zeros, "mlp"), (self.inner,))
         out_init = scaled_init(self.layers)
-        kernel_out = self.param("kernel_out", partitioned(out_init, "mlp", "embed"), (self.inner, width))
+        kernel_out = matrix_param(self, "kernel_out", partitioned(out_init, "mlp", "embed"), (self.inner, width))
         bias_out = self.param("bias_out", partitioned(zeros, "embed"), (width,))
-        x = jnp.einsum("bld,df->blf", x, kernel_in.astype(self.dtype)) + bias_in.astype(self.dtype)
+        x = kernel_in.multiply("bld,df->blf", x) + bias_in.astype(self.dtype)
         x = jax.nn.gelu(constrain(x, "batch", "length", "mlp"), approximate=True)
-        x = jnp.einsum("blf,fd->bld", x, kernel_out.astype(self.dtype)) + bias_out.astype(self.dtype)
+        x = kernel_out.multiply("blf,fd->bld", x) + bias_out.astype(self.dtype)
         return constrain(x, "batch", "length", "width")
 
 

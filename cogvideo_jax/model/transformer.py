@@ -17,7 +17,8 @@ from cogvideo_jax.model.block import Block, Call, layer_norm
 from cogvideo_jax.model.cache import Cache
 from cogvideo_jax.model.config import Compat, TransformerConfig
 from cogvideo_jax.model.kernels import Kernel
-from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.model.matrix import Matrix, quantize
+from cogvideo_jax.notation import Array, Bool, Float, Int, PyTree
 from cogvideo_jax.runtime.mesh import constrain
 
 
@@ -43,18 +44,21 @@ class Backbone(nn.Module):
       dtype: compute type; parameters are float32 at initialisation.
       remat: what of a layer is computed again in the backward pass instead of being kept.
       kernel: which program computes attention in training.
+      unrolled: every layer is a body of its own with arrays of its own, as `unroll` makes them. Sampling wants it so: a
+        loop over stacked weights copies each layer's slice before it reads it.
     """
 
     config: Any
     dtype: Any = jnp.float32
     remat: Remat = Remat.NOTHING
     kernel: Kernel = Kernel.XLA
+    unrolled: bool = False
 
     def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
         """Called by a subclass's setup.
 
         Args:
-          block: one layer; all are one scanned body.
+          block: one layer; unless unrolled, all are one scanned body.
           in_axes: what of its arguments differs by layer, as in `nn.scan`.
           extra_positions: rows of the added position table; None for a model without.
         """
@@ -67,24 +71,27 @@ class Backbone(nn.Module):
             self.extra_positions = self.param("extra_positions", positions, (extra_positions, config.width))
         if self.remat != Remat.NOTHING:
             block = nn.remat(block, prevent_cse=False, policy=POLICIES[self.remat])
-        self.layers = nn.scan(
-            block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=in_axes,
-            length=config.layers,
-            metadata_params={nn.PARTITION_NAME: "layers"},
-        )(config, self.dtype)
+        if self.unrolled:
+            self.layers = [block(config, self.dtype) for _ in range(config.layers)]
+        else:
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=in_axes,
+                length=config.layers,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(config, self.dtype)
         self.norm_final = layer_norm(None)
         self.embedding_dropout = nn.Dropout(config.dropout)
 
     def image_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... C"]:
         """Float32 logits over the image codes, the only ids that are generated or trained."""
-        return _project(hidden, self.token_table[: self.config.image_codes])
+        return project(hidden, Matrix(self.token_table[: self.config.image_codes]), self.dtype)
 
     def all_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
         """Float32 logits over the whole vocabulary."""
-        return _project(hidden, self.token_table)
+        return project(hidden, Matrix(self.token_table), self.dtype)
 
     def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
         return constrain(self.token_table[ids].astype(self.dtype), "batch", "length", "width")
@@ -140,31 +147,43 @@ class Transformer(Backbone):
         *,
         text_log_weight: float | Float[Array, "B"] = 0.0,
         limited: bool = True,
+        lanes: int = 1,
+        int8: bool = False,
         compat: Compat = Compat.EXACT,
     ) -> tuple[Float[Array, "B L D"], Cache]:
-        """Reads text and g given frames; returns hidden states and a cache ready for position g * N.
+        """Reads text and g given frames; returns hidden states and a cache ready for position g * N. Unrolled only.
 
         Args:
-          limited: the spatial channel keeps only the frame in progress.
+          limited: the spatial channel keeps only the frames in progress.
+          lanes: frames that will be in progress at once.
+          int8: keys and values are kept as int8.
           compat: RELEASE repeats the released prefill's deviations.
         """
         hidden, keys = self._whole(text, text_mask, frames, text_log_weight, compat=compat, keep_keys=True)
-        return hidden, caches.from_prefix(keys, text_mask, config=self.config, limited=limited)
+        how = dict(limited=limited, lanes=lanes, int8=int8)
+        return hidden, caches.from_prefix(keys, text_mask, config=self.config, **how)
 
     def step(
         self,
-        token: Int[Array, "B"],
-        index: Int[Array, ""],
+        tokens: Int[Array, "B lanes"],
+        index: Int[Array, "lanes"],
         cache: Cache,
         *,
         text_log_weight: float | Float[Array, "B"] = 0.0,
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """One input token at position `index` (slot * N + offset). Returns its hidden state and the grown cache."""
-        x = self._embed_tokens(token[:, None]) + self._frame_positions()[index].astype(self.dtype)
+    ) -> tuple[Float[Array, "B lanes D"], Cache]:
+        """One input token a lane, at positions `index` (slot * N + offset). Returns hidden states and the cache."""
+        x = self._embed_tokens(tokens) + self._frame_positions()[index].astype(self.dtype)
         call = Call(cache.text_mask, text_log_weight, index, Compat.EXACT, keep_keys=True, train=False)
-        x, keys = self.layers(x, (self._shifted(), cache.layers()), call)
-        cache = caches.write(cache, keys, index, self.config.layout.frame_tokens)
-        return self.norm_final(x)[:, 0], cache
+        x, layers = self._one_by_one(x, cache.layers, call)
+        return self.norm_final(x), cache.replace(layers=tuple(layers))
+
+    def _one_by_one(self, x, past, call):
+        """Through unrolled layers; returns also what each keeps."""
+        kept = []
+        for number, layer in enumerate(self.layers):
+            x, own = layer(x, (number % 2, past[number]), call)
+            kept.append(own)
+        return x, kept
 
     def _whole(self, text, text_mask, frames, text_log_weight, compat=Compat.EXACT, keep_keys=False, train=False):
         batch, slots, frame_tokens = frames.shape
@@ -175,7 +194,10 @@ class Transformer(Backbone):
         x = self.embedding_dropout(x, deterministic=not train)
         kernel = Kernel.XLA if keep_keys else self.kernel
         call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
-        x, keys = self.layers(x, (self._shifted(), None), call)
+        if self.unrolled:
+            x, keys = self._one_by_one(x, [None] * self.config.layers, call)
+        else:
+            x, keys = self.layers(x, (self._shifted(), None), call)
         return self.norm_final(x), keys
 
     def _frame_positions(self) -> Float[Array, "TN D"]:
@@ -193,9 +215,34 @@ class Transformer(Backbone):
         return jnp.arange(self.config.layers) % 2
 
 
-def _project(hidden: Float[Array, "... D"], table: Float[Array, "V D"]) -> Float[Array, "... V"]:
-    logits = jnp.einsum("...d,vd->...v", hidden.astype(jnp.float32), table.astype(jnp.float32))
+def image_head(params: PyTree, config: Any) -> Matrix:
+    """The rows [C D] of the token table that image codes are told by; int8 where `as_int8` made them so."""
+    if "image_head" in params:
+        return Matrix(params["image_head"], params["image_head_scale"])
+    return Matrix(params["token_table"][: config.image_codes])
+
+
+def project(hidden: Float[Array, "... D"], table: Matrix, dtype: Any) -> Float[Array, "... V"]:
+    """Logits by a table [V D], multiplied in the compute type and summed in float32."""
+    logits = table.multiply("...d,vd->...v", hidden.astype(dtype), jnp.float32)
     return constrain(logits, "batch", "length", "codes") if logits.ndim == 3 else logits
+
+
+def unroll(model: Backbone, params: PyTree) -> tuple[Backbone, PyTree]:
+    """The same model for sampling: stacked layers become layers_0, layers_1, ..."""
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
+    layers = range(model.config.layers)
+    own = {f"layers_{i}": jax.tree.map(lambda leaf: leaf[i], params["layers"]) for i in layers}  # noqa: B023
+    return model.clone(unrolled=True), rest | own
+
+
+def as_int8(own: str, leaf: Array, *, image_codes: int) -> dict[str, Array]:
+    """What is kept of a parameter ("a/b/c") where weights are int8: see `quantize`; the table gives the image head."""
+    inside, _, name = own.rpartition("/")
+    kept = quantize(name, leaf)
+    if name == "token_table":
+        kept |= quantize("image_head", leaf[:image_codes])
+    return {(f"{inside}/{key}" if inside else key): x for key, x in kept.items()}
 
 
 def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
@@ -203,7 +250,8 @@ def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
 
     What is small and added to or multiplied with float32 anyway (norms, biases, alpha) stays float32.
     """
-    return jnp.dtype(jnp.float32) if path[-1] in ("scale", "temporal_alpha") or "bias" in path[-1] else dtype
+    small = path[-1].endswith("scale") or path[-1] == "temporal_alpha" or "bias" in path[-1]
+    return jnp.dtype(jnp.float32) if small else dtype
 
 
 def is_added(path: tuple[str, ...]) -> bool:

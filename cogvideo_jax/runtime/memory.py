@@ -3,7 +3,7 @@
 import math
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -74,6 +74,12 @@ def require(phases: Sequence[Phase], has: Room | None = None) -> int:
     return planned_peak(phases, has)
 
 
+def fits(phase: Phase, has: Room | None = None) -> bool:
+    """Whether there is room for a phase."""
+    needed, there, _ = _tightest(phase, has or room())
+    return needed <= there
+
+
 def table(phases: Sequence[Phase], has: Room | None = None) -> str:
     """The phases as text, and what is free."""
     has = has or room()
@@ -118,8 +124,8 @@ def working_bytes(compiled: jax.stages.Compiled, weights: int) -> int:
     return sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes - weights
 
 
-def compile_all(lowered: Sequence[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
-    """Compiles side by side; a later call of the same functions finds the programs ready."""
+def compile_all(lowered: Iterable[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
+    """Compiles side by side, each as soon as it comes; a later call of the same functions finds the programs ready."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 

@@ -30,6 +30,7 @@ RULES = (
     ("mlp", "tensor"),
     # activations
     ("batch", ("data", "fsdp")),
+    ("rows", ("data", "fsdp", "tensor")),  # clips, then heads
     ("length", None),
     ("width", None),
     ("codes", "tensor"),
@@ -92,6 +93,25 @@ def _check_divides(path, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) ->
 def constrain(x: Array, *axes: str | None) -> Array:
     """An activation laid out as the rules say for its logical axes; as it is where no mesh is set."""
     return nn.with_logical_constraint(x, axes, rules=RULES)
+
+
+def batch_parts(batch: int) -> int:
+    """Among how many devices the rows of a batch are split on the mesh that is set; 1 where none is.
+
+    Raises:
+      ValueError: if they cannot be shared equally.
+    """
+    shape = jax.sharding.get_abstract_mesh().shape
+    parts = math.prod(shape.get(axis, 1) for axis in BATCH[0])
+    if batch % parts:
+        raise ValueError(f"a batch of {batch} cannot be shared by {parts} parts of the mesh; use a multiple")
+    return parts
+
+
+def round_up(rows: int) -> int:
+    """The least number of rows, not below this, that the mesh that is set can share equally."""
+    parts = batch_parts(0)
+    return -(-rows // parts) * parts
 
 
 def named(mesh: Mesh, *axes: str | None) -> NamedSharding:

@@ -1,7 +1,14 @@
 """The jitted heart of sampling: read what is given once, then write frames token by token.
 
-`begin` fills a cache, `write_frame` writes one slot with a scan over its tokens and updates the cache in place. Both
+`begin` fills a cache, `write_frames` writes slots with a scan over their tokens and updates the cache in place. Both
 have static shapes: a stage compiles them once, whatever the prompt.
+
+Frames are written one after another, or side by side where windows allow it (paper section 3.3): a token looks at the
+frames before it in its own window only, so a frame can follow the one before at a fixed lag, one *lane* behind another:
+
+    lane 0   1 2 3 4 5 6 7 8 9 . . . .
+    lane 1   . . 1 2 3 4 5 6 7 8 9 . .      each column is one step
+    lane 2   . . . . 1 2 3 4 5 6 7 8 9
 """
 
 import dataclasses
@@ -11,9 +18,12 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.model.cache import Cache
-from cogvideo_jax.model.config import Compat
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.config import Compat, TransformerConfig
+from cogvideo_jax.model.masks import smallest_lag
+from cogvideo_jax.model.matrix import Matrix
+from cogvideo_jax.model.transformer import Transformer, image_head, project
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
+from cogvideo_jax.runtime.mesh import constrain
 from cogvideo_jax.sampling.logits import Strategy, guide, sample
 from cogvideo_jax.tokens.sequence import shift_right
 
@@ -27,7 +37,9 @@ class DecodeSettings:
       clusters: number of clusters in `labels`.
       guidance: scale of classifier-free guidance; None runs without (half the rows).
       text_log_weight: added to scores towards text.
-      limited: the spatial cache keeps the frame in progress only.
+      limited: the spatial cache keeps the frames in progress only.
+      lanes: frames written side by side; they must divide those that a layout is to get. The tokens are the same.
+      int8_cache: keys and values are kept as int8: fewer bytes to read, and not the same tokens.
       compat: see Compat.
       last_token: strategy of a frame's last token where it differs (release, first frame).
     """
@@ -37,6 +49,8 @@ class DecodeSettings:
     guidance: float | None
     text_log_weight: float
     limited: bool = True
+    lanes: int = 1
+    int8_cache: bool = False
     compat: Compat = Compat.EXACT
     last_token: Strategy | None = None
 
@@ -60,11 +74,13 @@ def begin(
     inputs = _for_rows(shift_right(given, boi=model.config.boi), settings)
     _, cache = model.apply(
         {"params": params},
-        text,
-        text_mask,
+        _in_pairs(text, settings),
+        _in_pairs(text_mask, settings),
         inputs,
         text_log_weight=settings.text_log_weight,
         limited=settings.limited,
+        lanes=settings.lanes,
+        int8=settings.int8_cache,
         compat=settings.compat,
         method=Transformer.prefill,
     )
@@ -72,7 +88,7 @@ def begin(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="cache")
-def write_frame(
+def write_frames(
     params: PyTree,
     cache: Cache,
     slot: Int[Array, ""],
@@ -81,49 +97,56 @@ def write_frame(
     *,
     model: Transformer,
     settings: DecodeSettings,
-) -> tuple[Cache, Int[Array, "B N"]]:
-    """Writes the frame of one slot.
+) -> tuple[Cache, Int[Array, "B lanes N"]]:
+    """Writes the frames of as many slots as there are lanes, from `slot` on.
 
     Args:
       rngs: one key a row; the token at a position depends on its row's key and the position only.
       labels: cluster of every image code.
     """
-    frame_tokens = model.config.layout.frame_tokens
+    config, lanes, rows = model.config, jnp.arange(settings.lanes), rngs.shape[0]
+    head = image_head(params, config)
+    frame_tokens = config.layout.frame_tokens
+    behind = lag(config, settings.lanes) * lanes
 
-    def one_token(carry, offset):
-        cache, token = carry
-        index = slot * frame_tokens + offset
-        token = jnp.where(offset == 0, model.config.boi, token)
-        cache, logits = step_logits(params, cache, token, index, model=model, settings=settings)
-        keys = jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, index)
-        drawn = sample(keys, logits, settings.strategy, labels, settings.clusters)
-        if settings.last_token is not None:
-            last = sample(keys, logits, settings.last_token, labels, settings.clusters)
-            drawn = jnp.where(offset == frame_tokens - 1, last, drawn)
-        return (cache, drawn.astype(jnp.int32)), drawn.astype(jnp.int32)
+    def one_step(carry, step):
+        cache, inputs = carry
+        # A lane that has not begun, or is done, does its first or its last token again: same numbers, same place.
+        offset = jnp.clip(step - behind, 0, frame_tokens - 1)
+        index = (slot + lanes) * frame_tokens + offset
+        tokens = inputs[:, lanes, offset]
+        cache, logits = step_logits(params, head, cache, tokens, index, model=model, settings=settings)
+        drawn = _draw(rngs, logits, index, offset == frame_tokens - 1, labels, settings)
+        return (cache, inputs.at[:, lanes, offset + 1].set(drawn)), None
 
-    start = jnp.zeros(rngs.shape[0], jnp.int32)
-    (cache, _), tokens = jax.lax.scan(one_token, (cache, start), jnp.arange(frame_tokens))
-    return cache, tokens.T
+    inputs = jnp.full((rows, settings.lanes, frame_tokens + 1), config.boi, jnp.int32)
+    steps = jnp.arange(frame_tokens + lag(config, settings.lanes) * (settings.lanes - 1))
+    (cache, inputs), _ = jax.lax.scan(one_step, (cache, inputs), steps)
+    return cache, inputs[:, :, 1:]
 
 
 def step_logits(
     params: PyTree,
+    head: Matrix,
     cache: Cache,
-    token: Int[Array, "B"],
-    index: Int[Array, ""],
+    tokens: Int[Array, "B lanes"],
+    index: Int[Array, "lanes"],
     *,
     model: Transformer,
-    settings,
-) -> tuple[Cache, Float[Array, "B C"]]:
-    """One cached step: input tokens at `index` -> logits over image codes, guided where asked."""
+    settings: DecodeSettings,
+) -> tuple[Cache, Float[Array, "B lanes C"]]:
+    """One cached step: input tokens at `index` -> logits over image codes, guided where asked.
+
+    Args:
+      head: of the parameters, taken out before the loop, which would copy these rows at every step.
+    """
     weight = settings.text_log_weight
     if settings.guidance is not None and settings.compat == Compat.RELEASE:
-        weight = jnp.repeat(jnp.asarray([weight, 0.0]), token.shape[0])
+        weight = jnp.tile(jnp.asarray([weight, 0.0]), tokens.shape[0])
     variables = {"params": params}
-    rows = _for_rows(token, settings)
+    rows = _for_rows(tokens, settings)
     hidden, cache = model.apply(variables, rows, index, cache, text_log_weight=weight, method=Transformer.step)
-    logits = model.apply(variables, hidden, method=Transformer.image_logits)
+    logits = project(hidden, head, model.dtype)
     return cache, logits if settings.guidance is None else guide(logits, settings.guidance)
 
 
@@ -141,14 +164,47 @@ def write_slots(
 ) -> Int[Array, "B T N"]:
     """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
-    slots = [given]
-    for slot in range(given.shape[1], model.config.layout.frames):
-        cache, frame = write_frame(params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings)
-        slots.append(frame.block_until_ready()[:, None])
-        on_frame()
+    slots, lanes = [given], settings.lanes
+    for slot in range(given.shape[1], model.config.layout.frames, lanes):
+        cache, frames = write_frames(params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings)
+        slots.append(frames.block_until_ready())
+        for _ in range(lanes):
+            on_frame()
     return jnp.concatenate(slots, axis=1)
 
 
+def lag(config: TransformerConfig, lanes: int) -> int:
+    """Steps that a lane is behind the one before."""
+    return 0 if lanes == 1 else smallest_lag(config.layout.grid, config.window)
+
+
+def usual_lanes(config: TransformerConfig) -> int:
+    """As many as possible where a step takes the time of reading the weights; one on a CPU, where products take it."""
+    return 1 if jax.default_backend() == "cpu" else most_lanes(config)
+
+
+def most_lanes(config: TransformerConfig) -> int:
+    """Frames that can be written side by side: all that a stage writes where it has windows, else one."""
+    layout = config.layout
+    return 1 if config.window is None else layout.frames - layout.first_loss_slot
+
+
+def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int[Array, "B lanes"]:
+    """A token of every row and lane."""
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(rngs, index)
+    flat = keys.reshape(-1), constrain(logits.reshape(-1, logits.shape[-1]), "batch", None)
+    drawn = sample(*flat, settings.strategy, labels, settings.clusters).reshape(keys.shape)
+    if settings.last_token is not None:
+        last = sample(*flat, settings.last_token, labels, settings.clusters).reshape(keys.shape)
+        drawn = jnp.where(is_last, last, drawn)
+    return constrain(drawn.astype(jnp.int32), "batch", None)
+
+
 def _for_rows(x: Array, settings: DecodeSettings) -> Array:
-    """Doubles the batch when guidance runs a second half."""
-    return x if settings.guidance is None else jnp.concatenate([x, x])
+    """Every row twice, one after the other, when guidance needs a second one."""
+    return x if settings.guidance is None else jnp.repeat(x, 2, axis=0)
+
+
+def _in_pairs(x: Array, settings: DecodeSettings) -> Array:
+    """Two halves of rows -> each row of the first half before its own of the second, on the same device."""
+    return x if settings.guidance is None else jnp.stack(jnp.split(x, 2), axis=1).reshape(x.shape)

@@ -5,6 +5,8 @@ of a round are independent and go through the model in chunks of one fixed size,
 compiled program.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -34,34 +36,34 @@ def interpolate_once(
       rngs: one key a clip.
       chunk: windows that go through the model together; the last chunk is filled up with copies.
     """
-    batch, length, tokens = frames.shape
+    batch, length, _ = frames.shape
     if length < 3 or length % 2 == 0:
         raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {length}")
-    windows = split_windows(frames)
-    count = windows.shape[1]
-    rows = batch * count
-    flat = windows.reshape(rows, 3, tokens)
-    keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count)))(rngs).reshape(rows)
-    row_text, row_mask = (jnp.repeat(x, count, axis=0) for x in (text, text_mask))
-    filler = jnp.arange(-(-rows // chunk) * chunk) % rows
+    count = (length - 1) // 2
+    inputs = _window_rows(text, text_mask, frames, rngs, rows=-(-batch * count // chunk) * chunk)
     written = []
-    for start in range(0, rows, chunk):
-        pick = filler[start : start + chunk]
-        written.append(
-            write_slots(
-                params,
-                row_text[pick],
-                row_mask[pick],
-                flat[pick],
-                keys[pick],
-                labels,
-                model=model,
-                settings=settings,
-                on_frame=on_frame,
-            )
-        )
-    slots = jnp.concatenate(written)[:rows].reshape(batch, count, 5, tokens)
-    return merge_windows(slots)
+    for start in range(0, len(inputs[0]), chunk):
+        part = (x[start : start + chunk] for x in inputs)
+        written.append(write_slots(params, *part, labels, model=model, settings=settings, on_frame=on_frame))
+    return _joined(written, batch=batch, count=count)
+
+
+@functools.partial(jax.jit, static_argnames="rows")
+def _window_rows(text, text_mask, frames, rngs, *, rows: int) -> tuple[Array, ...]:
+    """Text, mask, frames and key of every window of all clips, one a row; filled up with copies."""
+    windows = split_windows(frames)
+    batch, count = windows.shape[:2]
+    keys = jax.vmap(lambda key: jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(count)))(rngs)
+    pick = jnp.arange(rows) % (batch * count)
+    clip = pick // count
+    return text[clip], text_mask[clip], windows.reshape(batch * count, *windows.shape[2:])[pick], keys.reshape(-1)[pick]
+
+
+@functools.partial(jax.jit, static_argnames=("batch", "count"))
+def _joined(written: list[Int[Array, "chunk 5 N"]], *, batch: int, count: int) -> Int[Array, "B T N"]:
+    """Clips of the slots of `count` windows each, without what they were filled up with."""
+    slots = jnp.concatenate(written)[: batch * count]
+    return merge_windows(slots.reshape(batch, count, *slots.shape[1:]))
 
 
 def split_windows(frames: Int[Array, "B T N"]) -> Int[Array, "B windows 3 N"]:

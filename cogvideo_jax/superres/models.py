@@ -188,7 +188,8 @@ class IterativeSuperResolution(Backbone):
 def _through_layers(model: Backbone, parts: list[Array], text_mask: Bool[Array, "B S"], *, train: bool) -> Array:
     """Embedded parts of the sequence -> its final hidden states."""
     x = model.embedding_dropout(jnp.concatenate(parts, axis=1), deterministic=not train)
-    x, _ = model.layers(x, Call(text_mask, train))
+    for layer in model.layers if model.unrolled else [model.layers]:
+        x, _ = layer(x, Call(text_mask, train))
     return model.norm_final(x)
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from cogvideo_jax.model.transformer import Backbone
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
+from cogvideo_jax.runtime.mesh import round_up
 from cogvideo_jax.sampling.logits import Strategy, sample, sample_top_k
 from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
 
@@ -240,7 +241,7 @@ def _in_parts(
     if rows_per_call < 1:
         raise ValueError(f"rows_per_call must be at least 1, got {rows_per_call}")
     rows = arrays[0].shape[0]
-    size = min(rows_per_call, rows)
+    size = round_up(min(rows_per_call, rows))
     parts = []
     for start in range(0, rows, size):
         index = np.minimum(np.arange(start, start + size), rows - 1)

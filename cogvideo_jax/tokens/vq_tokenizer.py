@@ -97,6 +97,11 @@ class VQTokenizer:
         ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
         return _decode.lower(self.params, ids, config=self.config, rate=self._rate(None))
 
+    def lower_encode(self, rows: int, side: int) -> jax.stages.Lowered:
+        """The program of `encode` for frames of this shape."""
+        frames = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8)
+        return _encode.lower(self.params, frames, config=self.config, rate=self._rate(None))
+
     def _rate(self, rate: int | None) -> int:
         rate = self.config.default_rate if rate is None else rate
         if rate not in self.config.rates:

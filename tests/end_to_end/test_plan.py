@@ -1,11 +1,12 @@
 """The memory plan of a video: what it counts, that it is kept, and that nothing is loaded where it says no."""
 
+import dataclasses
 import re
 
 import jax
 import pytest
 
-from cogvideo_jax import weights_folder
+from cogvideo_jax import plan, weights_folder
 from cogvideo_jax.cli import main
 from cogvideo_jax.plan import Request, plan_generation
 from cogvideo_jax.runtime import memory
@@ -14,7 +15,7 @@ from cogvideo_jax.runtime.weights import read_description
 from cogvideo_jax.text_to_video import TextToVideo
 
 PROMPT = "a red ball moves to the right"
-PROGRAMS = r"jit\((begin|write_frame|enlarge_program|_decode)\)"
+PROGRAMS = r"jit\((begin|write_frames|enlarge_program|_decode)\)"
 
 
 def stored(folder, *names) -> int:
@@ -53,11 +54,24 @@ def test_more_videos_together_need_more(weights):
     assert many > 3 * few
 
 
+def test_as_many_windows_together_as_fit(weights, monkeypatch):
+    video = TextToVideo.load(weights)
+    video.recipe = dataclasses.replace(video.recipe, windows_per_call=None)
+    video.windows_per_call = None
+    request = Request(2, rounds=3)
+    whole = plan_generation(video, request)[2]
+    assert video.windows(2, 5, 3) == 16  # of the last round
+    monkeypatch.setattr(memory, "room", lambda: Room(whole.weights + whole.working * 2 // 3, None, 1))
+    monkeypatch.setattr(plan, "OVERHEAD", 0)
+    half = plan_generation(video, request)[2]
+    assert video.windows(2, 5, 3) == 8 and half.working < whole.working * 2 // 3
+
+
 def test_nothing_of_the_plan_is_compiled_again(enlarging, caplog):
     video, guidance = TextToVideo.load(enlarging), 2.75  # a scale that no other test uses
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         plan_generation(video, Request(3, rounds=2, guidance=guidance))
-        assert {"begin", "write_frame"} <= set(compiled_programs(caplog))
+        assert {"begin", "write_frames"} <= set(compiled_programs(caplog))
         caplog.clear()
         video([PROMPT] * 3, jax.random.key(0), fps=4, guidance=guidance)
         assert compiled_programs(caplog) == []

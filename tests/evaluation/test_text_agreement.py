@@ -190,7 +190,7 @@ def test_generated_videos_count_from_their_own_first_frame_if_the_action_is_righ
 
 
 def test_run_writes_a_report_that_can_be_read_on_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_agreement.TextToVideo, "load", lambda _: FakeVideo())
+    monkeypatch.setattr(text_agreement.TextToVideo, "load", lambda _, int8: FakeVideo())
     monkeypatch.setattr(text_agreement, "REAL_CLIPS", 4)
     monkeypatch.setattr(text_agreement, "INTERPOLATED_CLIPS", 2)
     report = text_agreement.run("weights", prompts=4, seed=0, batch_size=2, out=tmp_path / "report.json")

@@ -25,7 +25,7 @@ WEIGHT = 0.7
 
 def whole_and_stepwise(config, given, *, limited, compat=Compat.EXACT):
     """Logits of every generated position: one uncached pass, and one cached step after another."""
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     variables = {"params": params}
     text, mask, frames = tiny.random_batch(config)
     layout = config.layout
@@ -39,9 +39,11 @@ def whole_and_stepwise(config, given, *, limited, compat=Compat.EXACT):
     flat = inputs.reshape(len(text), -1)
 
     def step(cache, index):
-        token = flat[:, index]
-        hidden, cache = model.apply(variables, token, index, cache, text_log_weight=WEIGHT, method=Transformer.step)
-        return cache, model.apply(variables, hidden, method=Transformer.image_logits)
+        token = flat[:, index[None]]
+        hidden, cache = model.apply(
+            variables, token, index[None], cache, text_log_weight=WEIGHT, method=Transformer.step
+        )
+        return cache, model.apply(variables, hidden[:, 0], method=Transformer.image_logits)
 
     _, stepwise = jax.lax.scan(step, cache, jnp.arange(first, layout.image_length))
     return np.asarray(whole), np.asarray(stepwise.swapaxes(0, 1))

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.transformer import Transformer, unroll
 from cogvideo_jax.tokens.sequence import ClipLayout, base_layout, interpolation_layout, keyframe_layout
 
 KEYFRAMES = keyframe_layout(text_length=5, grid=4)
@@ -48,6 +48,12 @@ def random_model(config: TransformerConfig):
     keys = jax.random.split(jax.random.key(1), len(leaves))
     noise = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
     return model, jax.tree.unflatten(tree, noise)
+
+
+@functools.cache
+def random_sampler(config: TransformerConfig):
+    """The same (model, params), unrolled for sampling."""
+    return unroll(*random_model(config))
 
 
 def random_batch(config: TransformerConfig, *, rows: int = 2, pads: int = 2, seed: int = 2):

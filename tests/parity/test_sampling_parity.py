@@ -9,7 +9,7 @@ import pytest
 
 from cogvideo_jax.convert import transformer_names
 from cogvideo_jax.model.config import Compat
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.transformer import Transformer, image_head, unroll
 from cogvideo_jax.sampling.decode import DecodeSettings, begin, step_logits
 from cogvideo_jax.sampling.logits import Strategy, cluster_logits, sample, token_probabilities
 from cogvideo_jax.tokens.sequence import shift_right
@@ -55,11 +55,12 @@ def case(request):
         guider, guider_mask = padded(np.repeat(arrays["guider_text"][None], batch, 0), length)
         text, mask = np.concatenate([text, guider]), np.concatenate([mask, guider_mask])
     frames = tokens[:, text_length + 1 :].reshape(batch, -1, config.layout.frame_tokens)
+    model, params = unroll(Transformer(config), jax.tree.map(jnp.asarray, params))
     return dict(
         golden=golden,
         arrays=arrays,
-        model=Transformer(config),
-        params=jax.tree.map(jnp.asarray, params),
+        model=model,
+        params=params,
         settings=settings,
         text=jnp.asarray(text),
         mask=jnp.asarray(mask),
@@ -71,15 +72,17 @@ def case(request):
 def test_every_recorded_step_equals_the_released_sampler(case):
     model, settings, frames, given = case["model"], case["settings"], case["frames"], case["given"]
     arrays, golden, layout = case["arrays"], case["golden"], case["model"].config.layout
-    cache = begin(case["params"], case["text"], case["mask"], frames[:, :given], model=model, settings=settings)
+    params, head = case["params"], image_head(case["params"], model.config)
+    cache = begin(params, case["text"], case["mask"], frames[:, :given], model=model, settings=settings)
     inputs = shift_right(frames, boi=model.config.boi).reshape(len(frames), -1)
     steps = jnp.arange(given * layout.frame_tokens, frames.shape[1] * layout.frame_tokens)
 
     @jax.jit
     def teacher_forced(cache):
         def one(cache, index):
-            token = inputs[:, index]
-            return step_logits(case["params"], cache, token, index, model=model, settings=settings)
+            token = inputs[:, index[None]]
+            cache, logits = step_logits(params, head, cache, token, index[None], model=model, settings=settings)
+            return cache, logits[:, 0]
 
         return jax.lax.scan(one, cache, steps)[1]
 

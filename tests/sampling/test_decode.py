@@ -1,12 +1,16 @@
 """Loops over tokens and windows: right places, right order, nothing depends on the neighbours."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogvideo_jax.model.masks import smallest_lag
 from cogvideo_jax.model.transformer import Transformer
-from cogvideo_jax.sampling.decode import DecodeSettings, write_slots
+from cogvideo_jax.sampling import decode
+from cogvideo_jax.sampling.decode import DecodeSettings, most_lanes, write_slots
 from cogvideo_jax.sampling.interpolate import interpolate_once, merge_windows, split_windows
 from cogvideo_jax.sampling.keyframes import first_frame, row_keys
 from cogvideo_jax.sampling.logits import Strategy, guide, sample
@@ -26,7 +30,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_greedy_tokens_are_the_most_likely_of_the_uncached_model(name):
     config, given = CASES[name]
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     text, mask, frames = tiny.random_batch(config)
     clip = write_slots(
         params, text, mask, frames[:, :given], row_keys(jax.random.key(0), 2), LABELS, model=model, settings=GREEDY
@@ -38,9 +42,49 @@ def test_greedy_tokens_are_the_most_likely_of_the_uncached_model(name):
     np.testing.assert_array_equal(clip[:, given:], best[:, given:])
 
 
+SIDE_BY_SIDE = {
+    "stage1": (tiny.config(tiny.KEYFRAMES, window=2), 1),
+    "stage2": (tiny.config(tiny.INTERPOLATION, window=2), 3),
+}
+
+
+def clip_in_lanes(config, given: int, lanes: int):
+    model, params = tiny.random_sampler(config)
+    text, mask, frames = tiny.random_batch(config)
+    settings = dataclasses.replace(RANDOM, lanes=lanes)
+    keys = row_keys(jax.random.key(0), 2)
+    return write_slots(params, text, mask, frames[:, :given], keys, LABELS, model=model, settings=settings)
+
+
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_frames_written_side_by_side_are_those_written_one_by_one(name):
+    config, given = SIDE_BY_SIDE[name]
+    lanes = most_lanes(config)
+    assert lanes == config.layout.frames - given
+    np.testing.assert_array_equal(clip_in_lanes(config, given, lanes), clip_in_lanes(config, given, 1))
+
+
+def test_the_lag_between_lanes_is_the_smallest(monkeypatch):
+    config, given = SIDE_BY_SIDE["stage1"]
+    one_by_one = clip_in_lanes(config, given, 1)
+    monkeypatch.setattr(decode, "smallest_lag", lambda grid, window: smallest_lag(grid, window) - 1)
+    jax.clear_caches()
+    assert np.any(clip_in_lanes(config, given, 4) != one_by_one)
+    jax.clear_caches()
+
+
+@pytest.mark.parametrize("window, lag", [(10, 189), (5, 84), (4, 63)])
+def test_the_lag_of_the_released_grid(window, lag):
+    assert smallest_lag(20, window) == lag
+
+
+def test_full_attention_is_written_one_by_one():
+    assert most_lanes(tiny.config(tiny.KEYFRAMES)) == most_lanes(tiny.config(tiny.BASE)) == 1
+
+
 def test_guidance_with_scale_one_is_no_guidance():
     config, given = CASES["stage1"]
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     text, mask, frames = tiny.random_batch(config)
     keys = row_keys(jax.random.key(0), 2)
     doubled = jnp.concatenate([text, text[::-1]]), jnp.concatenate([mask, mask[::-1]])
@@ -57,7 +101,7 @@ def test_guidance_moves_away_from_the_second_half():
 
 def test_chunks_of_any_size_give_the_same_interpolation():
     config, _ = CASES["stage2"]
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     text, mask, _ = tiny.random_batch(config)
     frames = jax.random.randint(jax.random.key(5), (2, 5, 16), 0, 40)
     keys = row_keys(jax.random.key(0), 2)
@@ -82,7 +126,7 @@ def test_windows_overlap_by_one_frame_and_are_merged_in_order_of_time():
 @pytest.mark.parametrize("length", [1, 2, 4])
 def test_interpolation_wants_an_odd_number_of_frames(length):
     config, _ = CASES["stage2"]
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     text, mask, _ = tiny.random_batch(config)
     frames = jnp.zeros((2, length, 16), jnp.int32)
     with pytest.raises(ValueError, match="odd number"):
@@ -91,7 +135,7 @@ def test_interpolation_wants_an_odd_number_of_frames(length):
 
 def test_the_last_token_can_have_a_strategy_of_its_own():
     config, _ = CASES["base"]
-    model, params = tiny.random_model(config)
+    model, params = tiny.random_sampler(config)
     text, mask, _ = tiny.random_batch(config)
     keys = row_keys(jax.random.key(0), 2)
     settings = DecodeSettings(RANDOM.strategy, 40, None, 0.0, last_token=GREEDY.strategy)

@@ -1,0 +1,16 @@
+"""What of the logits is kept."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cogvideo_jax.sampling.logits import MOST_PASSES, kth_largest
+
+
+@pytest.mark.parametrize("k", [1, 2, 5, MOST_PASSES, MOST_PASSES + 1, 40])
+def test_the_kth_largest_is_that_of_a_sort(k):
+    different = jax.random.uniform(jax.random.key(0), (6, 40))
+    equal = jax.random.randint(jax.random.key(1), (6, 40), 0, 4).astype(jnp.float32)  # a number occurs ten times
+    for x in (different, equal, jnp.zeros((2, 40))):
+        np.testing.assert_array_equal(kth_largest(x, k), np.sort(x, axis=-1)[:, -k])
