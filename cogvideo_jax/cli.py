@@ -107,6 +107,7 @@ def _add_evaluate(choices) -> None:
     evaluate.add_argument("--seed", type=int, default=0)
     evaluate.add_argument("--batch", type=int, default=20, help="videos made together")
     evaluate.add_argument("--out", help="also write the report as JSON")
+    _add_int8(evaluate)
     evaluate.set_defaults(run=commands.evaluate)
 
 
@@ -144,17 +145,35 @@ def _add_bench(choices) -> None:
     what = bench.add_subparsers(dest="what", required=True)
     decode = what.add_parser("decode", help="writing tokens")
     decode.add_argument("--guidance", choices=("no", "yes", "both"), default="both")
-    decode.set_defaults(run=commands.bench_decode)
+    decode.add_argument("--window", type=int, help="side of the temporal windows; by default that of the stage")
+    decode.add_argument("--one-by-one", action="store_true", help="no frames side by side where windows allow it")
     train = what.add_parser("train", help="the training step of a stage")
     train.add_argument("--remat", choices=("nothing", "all_but_matrices", "everything"), default="nothing")
     train.add_argument("--attention", default="auto", help="auto, xla, splash or cudnn")
-    train.set_defaults(run=commands.bench_train)
-    for one, batch in ((decode, [1, 4, 16]), (train, [1])):
-        one.add_argument("--size", choices=("demo", "middle", "full"), default="demo", help="of random weights")
-        one.add_argument("--stage", choices=("stage1", "stage2"), default="stage1")
-        one.add_argument("--batch", type=int, nargs="+", default=batch, help="clips side by side")
+    tokenizer = what.add_parser("tokenizer", help="frames to ids and back")
+    tokenizer.add_argument("--side", type=int, default=64, help="of the frames, in pixels")
+    superres = what.add_parser("superres", help="direct super-resolution")
+    pipeline = what.add_parser("pipeline", help="whole videos, part by part")
+    pipeline.add_argument("--weights", help="folder of weights; else the demo's, or random ones of another size")
+    _add_open(pipeline)
+    _add_int8(decode)
+    runs = {
+        name: getattr(commands, f"bench_{name}") for name in ("decode", "train", "tokenizer", "superres", "pipeline")
+    }
+    for name, one in dict(
+        decode=decode, train=train, tokenizer=tokenizer, superres=superres, pipeline=pipeline
+    ).items():
+        sizes = ("demo", "full") if one is tokenizer else ("demo", "middle", "full")
+        one.add_argument("--size", choices=sizes, default="demo", help="of random weights")
+        one.add_argument(
+            "--batch", type=int, nargs="+", default=[1, 4, 16] if one is decode else [1], help="side by side"
+        )
         one.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+        one.add_argument("--trace", metavar="FOLDER", help="write a profile for TensorBoard or Perfetto")
         one.add_argument("--out", help="also write the figures as JSON")
+        one.set_defaults(run=runs[name])
+    for one in (decode, train):
+        one.add_argument("--stage", choices=("stage1", "stage2"), default="stage1")
 
 
 def _add_running(command: argparse.ArgumentParser) -> None:
@@ -165,8 +184,21 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
     command.add_argument("--no-upscale", action="store_true", help="leave out super-resolution")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default float32 on a CPU, else bfloat16")
-    command.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
+    _add_open(command)
     command.add_argument("--compat", choices=("exact", "release"), default="exact", help="release: with its quirks")
+
+
+def _add_open(command: argparse.ArgumentParser) -> None:
+    """How weights are opened."""
+    _add_int8(command)
+    command.add_argument("--tensor", type=int, default=1, help="devices that share one video; others make other videos")
+    command.add_argument("--compilation-cache", metavar="FOLDER", help="keep compiled programs here for the next call")
+    command.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
+
+
+def _add_int8(command: argparse.ArgumentParser) -> None:
+    kinds, what = ("weights", "cache"), "kept as int8: fewer bytes to read, and not quite the same videos"
+    command.add_argument("--int8", nargs="+", choices=kinds, default=[], help=what)
 
 
 def _sentence(error: Exception) -> str:

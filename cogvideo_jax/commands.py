@@ -6,12 +6,34 @@ import re
 import sys
 from pathlib import Path
 
+# Options of `generate` that say how it is done; all others decide how a video looks.
+HOW = {
+    "command",
+    "run",
+    "prompt",
+    "prompts",
+    "num",
+    "batch",
+    "out",
+    "one_stage_at_a_time",
+    "tensor",
+    "compilation_cache",
+}
+
 
 def _open_weights(options):
+    import jax
+
+    from cogvideo_jax.runtime.mesh import make_mesh
     from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
 
+    if options.compilation_cache:
+        jax.config.update("jax_compilation_cache_dir", str(Path(options.compilation_cache).absolute()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    if options.tensor > 1 or len(jax.devices()) > 1:
+        jax.set_mesh(make_mesh(dict(data=-1, fsdp=1, tensor=options.tensor)))
     folder, keep = options.weights or DEMO_WEIGHTS, not options.one_stage_at_a_time
-    return TextToVideo.load(folder, dtype=options.dtype, keep=keep)
+    return TextToVideo.load(folder, dtype=options.dtype, keep=keep, int8=options.int8)
 
 
 def train(options, overrides: list[str]) -> int:
@@ -46,8 +68,10 @@ def plan_train(options, overrides: list[str]) -> int:
 
 
 def plan_generate(options, _) -> int:
+    from cogvideo_jax import generate as job
+
     video = _open_weights(options)
-    together = min(options.batch, options.num * len(_prompts(options)))
+    together = job.together_of(options.batch, options.num * len(_prompts(options)))
     return _show_plan(_plan_of(video, options, together))
 
 
@@ -99,9 +123,17 @@ def generate(options, _) -> int:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
     if not jobs:
         return 2
-    planned = require(_plan_of(video, options, min(options.batch, len(jobs))))
+    asked = {name: value for name, value in vars(options).items() if name not in HOW}
+    record = job.Record(Path(options.out) / job.RECORD if options.prompts else None, asked)
+    left = record.left(jobs)
+    if len(left) < len(jobs):
+        print(f"cogvideo generate: {len(jobs) - len(left)} videos are there already", file=sys.stderr)
+    if not left:
+        return 2 if complaints else 0
+    together = job.together_of(options.batch, len(left))
+    planned = require(_plan_of(video, options, together))
     make, write = _picture(video, options) if options.image else _video(video, options, formats)
-    for path in job.run_jobs(jobs, seed=options.seed, batch=options.batch, make=make, write=write):
+    for path in job.run_jobs(left, seed=options.seed, together=together, make=make, write=write, record=record):
         print(path)
     tell_peak(planned)
     return 2 if complaints else 0
@@ -187,7 +219,8 @@ def evaluate(options, _) -> int:
     from cogvideo_jax.text_to_video import DEMO_WEIGHTS
 
     weights = options.weights or DEMO_WEIGHTS
-    report = run(weights, prompts=options.prompts, seed=options.seed, batch_size=options.batch, out=options.out)
+    how = dict(prompts=options.prompts, seed=options.seed, batch_size=options.batch, int8=options.int8)
+    report = run(weights, out=options.out, **how)
     print(report_text(report))
     return 0
 
@@ -225,39 +258,73 @@ def tokenize(options, _) -> int:
 
 
 def bench_decode(options, _) -> int:
+    import dataclasses
+
     from cogvideo_jax.bench import decode
-    from cogvideo_jax.bench.machine import measure
     from cogvideo_jax.bench.sizes import sized
 
-    machine, config = measure(options.dtype), sized(options.size, options.stage)
+    config = sized(options.size, options.stage)
+    if options.window:
+        config = dataclasses.replace(config, window=options.window)
     guided = {"no": [False], "yes": [True], "both": [False, True]}[options.guidance]
     settings = [dict(batch=batch, guided=guide) for guide in guided for batch in options.batch]
-    rows = [decode.measure_decode(config, machine, dtype=options.dtype, **one) for one in settings]
-    return _report_bench(options, machine, rows, decode.table)
+    fixed = dict(dtype=options.dtype, side_by_side=not options.one_by_one, int8=options.int8)
+    return _bench(options, functools.partial(decode.measure_decode, config, **fixed), settings, decode.cells)
 
 
 def bench_train(options, _) -> int:
     from cogvideo_jax.bench import train as training
-    from cogvideo_jax.bench.machine import measure
     from cogvideo_jax.bench.sizes import sized
     from cogvideo_jax.model.transformer import Remat
 
-    machine, config = measure(options.dtype), sized(options.size, options.stage)
-    settings = dict(dtype=options.dtype, remat=Remat(options.remat), attention=options.attention)
-    rows = [training.measure_train(config, machine, batch=batch, **settings) for batch in options.batch]
-    return _report_bench(options, machine, rows, training.table)
+    config = sized(options.size, options.stage)
+    fixed = dict(dtype=options.dtype, remat=Remat(options.remat), attention=options.attention)
+    settings = [dict(batch=batch) for batch in options.batch]
+    return _bench(options, functools.partial(training.measure_train, config, **fixed), settings, training.cells)
 
 
-def _report_bench(options, machine, rows: list, table) -> int:
-    """Shows the figures, and writes them where asked."""
-    import json
+def bench_tokenizer(options, _) -> int:
+    from cogvideo_jax.bench import tokenizer
+    from cogvideo_jax.bench.sizes import TOKENIZERS
 
-    print(table(rows, machine))
-    if options.out:
-        asked = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
-        report = {"asked": asked, "machine": machine._asdict(), "rows": [row._asdict() for row in rows]}
-        Path(options.out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    return 0
+    settings = [dict(what=what, batch=batch) for what in ("encode", "decode") for batch in options.batch]
+    measure = functools.partial(tokenizer.measure_tokenizer, TOKENIZERS[options.size], side=options.side)
+    return _bench(options, measure, settings, tokenizer.cells)
+
+
+def bench_superres(options, _) -> int:
+    from cogvideo_jax.bench import superres
+    from cogvideo_jax.bench.sizes import sized
+    from cogvideo_jax.weights_folder import SUPERRES
+
+    measure = functools.partial(superres.measure_superres, sized(options.size, SUPERRES), dtype=options.dtype)
+    return _bench(options, measure, [dict(batch=batch) for batch in options.batch], superres.cells)
+
+
+def bench_pipeline(options, _) -> int:
+    from cogvideo_jax.bench import pipeline
+    from cogvideo_jax.bench.sizes import RandomWeights
+    from cogvideo_jax.text_to_video import TextToVideo
+
+    def open_weights() -> TextToVideo:
+        if options.size == "demo" or options.weights:
+            return _open_weights(options)
+        weights = RandomWeights(options.size, dtype=options.dtype, int8="weights" in options.int8)
+        return TextToVideo(weights, int8_cache="cache" in options.int8)
+
+    measure = functools.partial(pipeline.measure_pipeline, open_weights)
+    return _bench(options, measure, [dict(batch=batch) for batch in options.batch], pipeline.cells)
+
+
+def _bench(options, measure, settings: list[dict], cells) -> int:
+    """Measures the machine, then every setting."""
+    from cogvideo_jax.bench.machine import measure as measure_machine
+    from cogvideo_jax.bench.report import report
+
+    machine = measure_machine(options.dtype)
+    asked = {name: value for name, value in vars(options).items() if name not in ("run", "out")}
+    measure = functools.partial(measure, machine=machine, trace=options.trace)
+    return 2 if report(machine, measure, settings, cells, asked=asked, out=options.out) else 0
 
 
 def convert(options, _) -> int:

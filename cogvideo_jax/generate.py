@@ -1,8 +1,10 @@
 """Prompts -> files: what `cogvideo generate` and `cogvideo interpolate` do around `TextToVideo`."""
 
+import json
 import re
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,12 +15,15 @@ from absl import logging
 
 from cogvideo_jax.notation import Array, Int, Key, UInt8
 from cogvideo_jax.runtime import video_io
+from cogvideo_jax.runtime.mesh import round_up
+from cogvideo_jax.runtime.metrics import read_lines
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.text_to_video import TextToVideo
 
 WRITERS = {".mp4": video_io.write_mp4, ".gif": video_io.write_gif}
 SHEET = ".png"
 KEY_FRAMES = ".keyframes"  # what stage 1 wrote, for stage 2 to go on from
+RECORD = "videos.jsonl"  # of a folder made from a file of prompts: what each video is of
 LONGEST_NAME = 60
 
 
@@ -79,29 +84,82 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     return jobs
 
 
+class Record:
+    """What a folder already has: a line for every finished video, with all that decides how it looks.
+
+    Args:
+      path: JSON lines; None keeps none, and then nothing is ever done already.
+      asked: what all videos of a run have in common.
+    """
+
+    def __init__(self, path: Path | None, asked: dict[str, Any]):
+        self.path, self.asked = path, asked
+
+    def left(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that are still to be made: not recorded in this way, or a file of theirs is gone."""
+        lines = read_lines(self.path) if self.path else []
+        done = [{key: line[key] for key in line if key != "files"} for line in lines if self._is_there(line)]
+        return [job for job in jobs if self._line(job) not in done]
+
+    def add(self, job: Job, files: Sequence[Path]) -> None:
+        """A video is finished."""
+        if self.path is None:
+            return
+        line = json.dumps(self._line(job) | {"files": [file.name for file in files]}, ensure_ascii=False)
+        with self.path.open("ab+") as file:
+            file.seek(0)
+            ended = file.read()[-1:] in (b"", b"\n")  # not where a kill has cut a line
+            file.write(f"{'' if ended else chr(10)}{line}\n".encode())
+
+    def _line(self, job: Job) -> dict[str, Any]:
+        return {"video": job.path.name, "prompt": job.prompt, "copy": job.copy, **self.asked}
+
+    def _is_there(self, line: Any) -> bool:
+        names = line.get("files") if isinstance(line, dict) else None
+        return bool(names) and all((self.path.parent / Path(name).name).exists() for name in names)
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
     seed: int,
-    batch: int,
+    together: int,
     make: Callable[[list[str], Key[Array, "B"]], Sequence],
     write: Callable[[Path, str, Any], list[Path]],
+    record: Record,
 ) -> list[Path]:
-    """Makes everything, `batch` at a time, writes each batch as soon as it is done, and returns the paths.
+    """Makes everything, some videos together, and returns the paths. Files are written while the next batch is made.
 
     Args:
       make: prompts and keys -> one result a prompt.
       write: path, prompt and result -> the files written.
+      record: is told of every finished video.
     """
-    written = []
-    for start in range(0, len(jobs), batch):
-        part = jobs[start : start + batch]
-        filled = [part[i % len(part)] for i in range(min(batch, len(jobs)))]  # one shape: compiled once
-        keys = jnp.stack([_job_key(seed, job) for job in filled])
-        for job, result in zip(part, make([job.prompt for job in filled], keys)):
-            written += write(job.path, job.prompt, result)
-            logging.info("wrote %s", job.path)
-    return written
+
+    def finish(job: Job, result) -> list[Path]:
+        files = write(job.path, job.prompt, result)
+        record.add(job, files)
+        logging.info("wrote %s", job.path)
+        return files
+
+    finishing: list[Future] = []
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for start in range(0, len(jobs), together):
+            part = jobs[start : start + together]
+            filled = [part[i % len(part)] for i in range(together)]  # one shape: compiled once
+            keys = jnp.stack([_job_key(seed, job) for job in filled])
+            results = make([job.prompt for job in filled], keys)
+            for done in finishing:
+                done.result()  # a disk that is full ends the run here
+            finishing += [pool.submit(finish, job, result) for job, result in zip(part, results)]
+    return [path for done in finishing for path in done.result()]
+
+
+def together_of(batch: int, videos: int) -> int:
+    """How many are made together: no more than there are, and as many for every device of the mesh."""
+    if batch < 1:
+        raise ValueError(f"--batch must be at least 1, got {batch}")
+    return round_up(min(batch, videos))
 
 
 def write_clip(path: Path, clip: UInt8[np.ndarray, "T H W 3"], *, fps: float, formats: Sequence[str]) -> list[Path]:

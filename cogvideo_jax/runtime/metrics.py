@@ -21,7 +21,7 @@ class MetricsWriter:
         self._tells = is_first()
         path = path if self._tells else Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in _lines(path) if line["step"] <= first_step]
+        kept = [line for line in read_lines(path) if line["step"] <= first_step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept))
         self._file = path.open("a")
         self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
@@ -47,10 +47,10 @@ def progress_bar(*, disable: bool = False, **options) -> tqdm:
     return tqdm(disable=disable or not sys.stderr.isatty(), dynamic_ncols=True, **options)
 
 
-def _lines(path: Path) -> list[dict]:
-    """Readable lines of an earlier run; a kill may have cut the last one."""
+def read_lines(path: Path) -> list[dict]:
+    """Readable JSON lines of an earlier run; a kill may have cut the last one."""
     lines = []
-    for line in path.read_text().splitlines() if path.exists() else []:
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
             lines.append(json.loads(line))
         except json.JSONDecodeError:

@@ -1,5 +1,8 @@
 """From a prompt to frames and files, with small random weights."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
@@ -37,9 +40,9 @@ def test_other_seeds_give_other_videos(video):
 
 def test_a_second_prompt_compiles_nothing(video):
     video([PROMPT], jax.random.key(0))
-    before = decode.begin._cache_size(), decode.write_frame._cache_size()
+    before = decode.begin._cache_size(), decode.write_frames._cache_size()
     video(["the ball"], jax.random.key(5))
-    assert (decode.begin._cache_size(), decode.write_frame._cache_size()) == before
+    assert (decode.begin._cache_size(), decode.write_frames._cache_size()) == before
 
 
 @pytest.mark.parametrize("fps, frames", [(1, 5), (2, 9), (4, 17)])
@@ -78,7 +81,83 @@ def test_a_file_of_prompts_gives_a_file_each_and_survives_a_bad_line(weights, tm
         "0001_a_red_ball_moves_to_the_right.mp4",
         "0003_红球_a.gif",
         "0003_红球_a.mp4",
+        generate.RECORD,
     ]
+
+
+def names_and_times(folder) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.mp4")}
+
+
+def test_a_file_of_prompts_goes_on_where_it_was_stopped(weights, tmp_path, monkeypatch, capsys):
+    prompts, out = tmp_path / "prompts.txt", tmp_path / "videos"
+    prompts.write_text(f"{PROMPT}\na ball\nthe red ball\n")
+    command = ["generate", "--prompts", str(prompts), "--weights", str(weights), "--out", str(out), "--batch", "1"]
+    write, written = generate.write_clip, []
+
+    def write_one_then_fail(path, clip, **options):
+        if written:
+            raise OSError("no space left")
+        return written.append(path) or write(path, clip, **options)
+
+    monkeypatch.setattr(generate, "write_clip", write_one_then_fail)
+    assert main([*command, "--fps", "1"]) == 2 and "no space left" in capsys.readouterr().err
+    first = names_and_times(out)
+    assert len(first) == 1
+    with (out / generate.RECORD).open("a") as record:
+        record.write('{"video": "0002')  # as a kill leaves it
+    monkeypatch.setattr(generate, "write_clip", write)
+    assert main([*command, "--fps", "1"]) == 0
+    assert "1 videos are there already" in capsys.readouterr().err
+    second = names_and_times(out)
+    assert len(second) == 3 and first.items() <= second.items()
+    assert main([*command, "--fps", "1"]) == 0 and names_and_times(out) == second
+    (out / "0002_a_ball.mp4").unlink()
+    assert main([*command, "--fps", "1"]) == 0
+    third = names_and_times(out)
+    assert third.keys() == second.keys() and [name for name in third if third[name] != second[name]] == [
+        "0002_a_ball.mp4"
+    ]
+    assert main([*command, "--fps", "2"]) == 0  # another video of the same name
+    assert not names_and_times(out).items() & third.items()
+
+
+def test_a_prompt_by_itself_is_made_anew(weights, tmp_path):
+    command = ["generate", "a ball", "--weights", str(weights), "--out", str(tmp_path), "--fps", "1"]
+    assert main(command) == 0
+    first = names_and_times(tmp_path)
+    assert main(command) == 0 and names_and_times(tmp_path) != first
+    assert not (tmp_path / generate.RECORD).exists()
+
+
+def test_compiled_programs_are_kept_where_asked(weights, tmp_path):
+    code = """
+import sys
+from cogvideo_jax.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+    cache = tmp_path / "programs"
+    command = ["generate", "a ball", "--weights", str(weights), "--out", str(tmp_path / "a.mp4"), "--fps", "1"]
+    for _ in range(2):
+        before = {path.name for path in cache.glob("*-cache")} if cache.exists() else set()
+        subprocess.run([sys.executable, "-c", code, *command, "--compilation-cache", str(cache)], check=True)
+    assert any("write_frames" in name for name in before)
+    assert {path.name for path in cache.glob("*-cache")} == before
+
+
+@pytest.mark.parametrize("int8", [["weights"], ["cache"], ["weights", "cache"]])
+def test_int8_gives_videos_too(weights, tmp_path, int8):
+    out = tmp_path / "a.mp4"
+    assert main(["generate", PROMPT, "--weights", str(weights), "--out", str(out), "--fps", "2", "--int8", *int8]) == 0
+    assert len(read_video(out, fps=2.0, max_seconds=60)) == 9
+
+
+def test_int8_weights_take_a_quarter_of_the_memory(weights):
+    full, small = (TextToVideo.load(weights, int8=int8).weights for int8 in ((), ("weights",)))
+    layers = [weights.abstract("stage1")["layers_0"]["mlp"] for weights in (full, small)]
+    assert layers[1]["kernel_in"].dtype == np.int8 and layers[1]["kernel_in"].shape == layers[0]["kernel_in"].shape
+    loaded = jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), small.stage("stage1").params)
+    assert loaded == jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), small.abstract("stage1"))
 
 
 def test_several_copies_differ_and_a_sheet_shows_all_frames(weights, tmp_path):
