@@ -28,7 +28,17 @@ ARROWS = {
     "assemble": {"text_to_video", "tokens", "model", "recipe", "weights_folder"},
     "evaluation": {"tokens", "data", "text_to_video"},
     "convert": {"tokens", "model", "superres"},
-    "bench": {"tokens", "model", "sampling", "superres", "training", "text_to_video"},
+    "bench": {
+        "tokens",
+        "model",
+        "sampling",
+        "superres",
+        "training",
+        "recipe",
+        "weights_folder",
+        "text_to_video",
+        "plan",
+    },
 }
 FREE = {"cli", "commands", "__main__", "__init__"}
 

@@ -4,24 +4,26 @@ Random weights of any size: nothing needs to be downloaded. A step reads all mat
 caches of every row.
 """
 
+import functools
 import time
+from collections.abc import Collection
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.bench.machine import Machine
+from cogvideo_jax.bench.machine import Machine, profile
 from cogvideo_jax.bench.sizes import abstract_params, random_like
+from cogvideo_jax.model.cache import Cache
 from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Transformer
+from cogvideo_jax.model.transformer import Transformer, image_head
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes, working_bytes
-from cogvideo_jax.sampling.decode import DecodeSettings, begin, write_frame
+from cogvideo_jax.sampling.decode import DecodeSettings, begin, lag, most_lanes, write_frames
 from cogvideo_jax.sampling.keyframes import row_keys
 from cogvideo_jax.sampling.logits import Strategy
 
 CLUSTERS = 500
-COLUMNS = ("ms a step", "MB a step", "bandwidth", "tokens/s", "compile s")
 
 
 class Decoded(NamedTuple):
@@ -30,66 +32,109 @@ class Decoded(NamedTuple):
     Attributes:
       batch: clips side by side.
       guided: whether each has a second row, for guidance.
+      lanes: frames of a clip side by side.
       ms: milliseconds a step.
       bytes: that a step reads, by count.
       share: of the machine's bandwidth, were that all it does.
       tokens_a_second: over all clips.
+      steps: that write all frames of the stage.
+      seconds: that they take.
     """
 
     batch: int
     guided: bool
+    lanes: int
     ms: float
     bytes: int
     share: float
     tokens_a_second: float
+    steps: int
+    seconds: float
     compile_seconds: float
 
 
-def measure_decode(config: TransformerConfig, machine: Machine, *, dtype, batch: int, guided: bool) -> Decoded:
-    """Writes the first frame behind those that are given."""
-    model = Transformer(config, dtype=dtype)
-    layout, params = config.layout, abstract_params(model, dtype)
-    given_frames = max(1, layout.context_slots)
-    rows = batch * (1 + guided)
-    text = jnp.full((rows, layout.text_length), config.image_codes, jnp.int32)
+def measure_decode(
+    config: TransformerConfig,
+    *,
+    machine: Machine,
+    dtype,
+    batch: int,
+    guided: bool,
+    side_by_side: bool = True,
+    int8: Collection[str] = (),
+    trace: str | None = None,
+) -> Decoded:
+    """Writes the first frames behind those that are given.
+
+    Args:
+      side_by_side: as many frames at once as the windows allow; else one.
+      int8: which of "weights" and "cache" are int8.
+      trace: folder for a profile.
+    """
+    model, layout = Transformer(config, dtype=dtype, unrolled=True), config.layout
+    lanes, given_frames = most_lanes(config) if side_by_side else 1, max(1, layout.first_loss_slot)
+    text = jnp.full((batch * (1 + guided), layout.text_length), config.image_codes, jnp.int32)
     given = jnp.zeros((batch, given_frames, layout.frame_tokens), jnp.int32)
-    settings = DecodeSettings(Strategy(1.0, 12), CLUSTERS, 3.0 if guided else None, 0.0)
+    how = dict(lanes=lanes, int8_cache="cache" in int8)
+    settings = DecodeSettings(Strategy(1.0, 12), CLUSTERS, 3.0 if guided else None, 0.0, **how)
     labels = jnp.arange(config.image_codes) % CLUSTERS
     fixed = dict(model=model, settings=settings)
     slot, keys = jnp.int32(given_frames), row_keys(jax.random.key(0), batch)
     begun = time.perf_counter()
+    params = abstract_params(model, dtype, int8="weights" in int8)
     start = begin.lower(params, text, text >= 0, given, **fixed)
-    write = write_frame.lower(params, start.out_info, slot, keys, labels, **fixed)
+    write = write_frames.lower(params, start.out_info, slot, keys, labels, **fixed)
     start, write = compile_all([start, write])
-    compiled, weights = time.perf_counter() - begun, tree_bytes(params)
-    working = max(working_bytes(program, weights) for program in (start, write))
-    require([Phase("writing tokens", weights, working, advice="use a smaller --batch, --size or --dtype")])
+    compiled = time.perf_counter() - begun
+    weights = tree_bytes(params)
+    needed = max(working_bytes(program, weights) for program in (start, write))
+    require([Phase("writing tokens", weights, needed, advice="use a smaller --batch, --size or --dtype")])
 
     params = random_like(params)
     cache = start(params, text, text >= 0, given)
-    size = step_bytes(params, config) + sum(leaf.nbytes for leaf in jax.tree.leaves(cache))
+    size = step_bytes(params, config) + read_bytes(cache)
     times = []
-    for _ in range(2):  # the first may still wait for memory
-        begun = time.perf_counter()
-        cache, _ = jax.block_until_ready(write(params, cache, slot, keys, labels))
-        times.append(time.perf_counter() - begun)
-    seconds = min(times) / layout.frame_tokens
-    return Decoded(batch, guided, 1e3 * seconds, size, size / seconds / machine.bandwidth, batch / seconds, compiled)
+    for folder in (None, trace):  # the first may still wait for memory
+        with profile(folder):
+            begun = time.perf_counter()
+            cache, _ = jax.block_until_ready(write(params, cache, slot, keys, labels))
+            times.append(time.perf_counter() - begun)
+    steps = layout.frame_tokens + (lanes - 1) * lag(config, lanes)
+    seconds, groups = min(times), (layout.frames - given_frames) // lanes
+    share, tokens = size * steps / seconds / machine.bandwidth, batch * lanes * layout.frame_tokens / seconds
+    ms, steps = 1e3 * seconds / steps, steps * groups
+    return Decoded(batch, guided, lanes, ms, size, share, tokens, steps, seconds * groups, compiled)
 
 
 def step_bytes(params: PyTree, config: TransformerConfig) -> int:
     """Of parameters that a step reads: the layers, the final norm, and the head's rows of image codes."""
-    head = params["token_table"][:1].nbytes * config.image_codes
-    return head + sum(leaf.nbytes for leaf in jax.tree.leaves((params["layers"], params["norm_final"])))
+    tables = ("token_table", "position_table", "extra_positions", "image_head", "image_head_scale")
+    layers = {name: leaf for name, leaf in params.items() if name not in tables}
+    return tree_bytes((layers, jax.eval_shape(functools.partial(image_head, config=config), params)))
 
 
-def table(rows: list[Decoded], machine: Machine) -> str:
-    """As text."""
-    lines = [
-        machine.describe(),
-        f"{'batch':>6}{'guided':>8}" + "".join(f"{name:>11}" for name in COLUMNS),
-    ]
-    for row in rows:
-        numbers = f"{row.ms:11.2f}{row.bytes / 1e6:11.1f}{row.share:11.0%}{row.tokens_a_second:11.1f}"
-        lines.append(f"{row.batch:6}{'yes' if row.guided else 'no':>8}{numbers}{row.compile_seconds:11.1f}")
-    return "\n".join(lines)
+def read_bytes(cache: Cache) -> int:
+    """Of the caches that a step reads: its own frames, and across frames one window a lane."""
+    size = 0
+    for layer in cache.layers:
+        size += tree_bytes(layer.spatial)
+        if layer.temporal is not None:
+            windows = layer.temporal.k.shape[0] if layer.temporal.k.ndim == 4 else 1
+            size += tree_bytes(layer.temporal) * (len(layer.spatial) if windows > 1 else 1) // windows
+    return size
+
+
+def cells(row: Decoded) -> dict[str, str]:
+    """As text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "guided": "yes" if row.guided else "no",
+        "lanes": f"{row.lanes}",
+        "ms a step": f"{row.ms:.2f}",
+        "MB a step": f"{row.bytes / 1e6:.1f}",
+        "bandwidth": f"{row.share:.0%}",
+        "tokens/s": f"{row.tokens_a_second:.1f}",
+        "steps": f"{row.steps}",
+        "s a stage": f"{row.seconds:.1f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

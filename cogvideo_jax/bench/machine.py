@@ -1,5 +1,6 @@
 """What this machine can do at best, measured in the same run as what is compared with it."""
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import NamedTuple
@@ -48,6 +49,11 @@ def measure(dtype: jnp.dtype) -> Machine:
 def peak_bytes() -> int:
     """Of device memory at the fullest moment of this process; 0 where the device does not say."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
+
+
+def profile(folder: str | None) -> contextlib.AbstractContextManager:
+    """Writes what runs inside to a folder that TensorBoard and Perfetto show; nothing without a folder."""
+    return jax.profiler.trace(folder) if folder else contextlib.nullcontext()
 
 
 def _best_seconds(run: Callable[[Array], Array], x: Array) -> float:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cogvideo_jax.bench.machine import Machine, peak_bytes
+from cogvideo_jax.bench.machine import Machine, peak_bytes, profile
 from cogvideo_jax.bench.sizes import abstract_params, random_like
 from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.kernels import kernel_for
@@ -22,7 +22,6 @@ from cogvideo_jax.training.state import Split, TrainState, split_added
 from cogvideo_jax.training.transformer_step import train_step
 
 STEPS = 3
-COLUMNS = ("batch", "s a step", "tokens/s", "TFLOP/s", "MFU", "GiB", "compile s")
 
 
 class Trained(NamedTuple):
@@ -49,7 +48,14 @@ class Trained(NamedTuple):
 
 
 def measure_train(
-    config: TransformerConfig, machine: Machine, *, dtype: str, batch: int, remat: Remat, attention: str
+    config: TransformerConfig,
+    *,
+    machine: Machine,
+    dtype: str,
+    batch: int,
+    remat: Remat,
+    attention: str,
+    trace: str | None = None,
 ) -> Trained:
     """Compiles the step, takes one, and times STEPS more."""
     kernel = kernel_for(attention, platform=jax.default_backend(), dtype=dtype)
@@ -68,11 +74,12 @@ def measure_train(
 
     state, frozen = random_like(state), random_like(frozen)
     state, _ = jax.block_until_ready(step(state, frozen, example, rng))
-    begun = time.perf_counter()
-    for _ in range(STEPS):
-        state, _ = step(state, frozen, example, rng)
-    jax.block_until_ready(state)
-    seconds = (time.perf_counter() - begun) / STEPS
+    with profile(trace):
+        begun = time.perf_counter()
+        for _ in range(STEPS):
+            state, _ = step(state, frozen, example, rng)
+        jax.block_until_ready(state)
+        seconds = (time.perf_counter() - begun) / STEPS
     flops = batch * transformer_flops(config, all_trained=False).step
     tokens, mfu = batch * config.layout.length / seconds, flops / seconds / machine.flops
     return Trained(batch, seconds, tokens, flops, mfu, size + working, peak_bytes(), compile_seconds)
@@ -93,11 +100,14 @@ def _split(model: Transformer, dtype: str) -> Split:
     return Split(frozen, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained))
 
 
-def table(rows: list[Trained], machine: Machine) -> str:
-    """As text."""
-    lines = [machine.describe(), "".join(f"{name:>11}" for name in COLUMNS)]
-    for row in rows:
-        numbers = f"{row.batch:11}{row.seconds:11.3f}{row.tokens_a_second:11.0f}{row.flops / row.seconds / 1e12:11.3f}"
-        gib = max(row.bytes, row.peak) / 2**30
-        lines.append(f"{numbers}{row.mfu:11.0%}{gib:11.2f}{row.compile_seconds:11.1f}")
-    return "\n".join(lines)
+def cells(row: Trained) -> dict[str, str]:
+    """As text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "s a step": f"{row.seconds:.3f}",
+        "tokens/s": f"{row.tokens_a_second:.0f}",
+        "TFLOP/s": f"{row.flops / row.seconds / 1e12:.3f}",
+        "MFU": f"{row.mfu:.0%}",
+        "GiB": f"{max(row.bytes, row.peak) / 2**30:.2f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

@@ -63,3 +63,10 @@ def test_a_crash_is_started_again_and_an_answer_is_not(tmp_path, codes, expected
     done = subprocess.run([LAUNCH / "restart.sh", "bash", command], env=env, capture_output=True)
     assert done.returncode == expected
     assert (tmp_path / "log").read_text().count("started") == starts
+
+
+def test_the_bench_of_a_gpu_measures_what_is_named():
+    everything, one = (dry_run("bench_gpu.sh", "figures", *names).splitlines() for names in ((), ("train2",)))
+    assert len(everything) == 8
+    assert one == [line for line in everything if line.startswith("train2: cogvideo bench train --stage stage2 ")]
+    assert one[0].endswith("--size full --dtype bfloat16 --out figures/train2.json")
