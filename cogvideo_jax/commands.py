@@ -21,17 +21,23 @@ HOW = {
 }
 
 
-def _open_weights(options):
+def _prepare_devices(options) -> None:
+    """Where compiled programs are kept, and how the devices share the work; before weights are opened."""
     import jax
 
     from cogvideo_jax.runtime.mesh import make_mesh
-    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
 
     if options.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(options.compilation_cache).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     if options.tensor > 1 or len(jax.devices()) > 1:
         jax.set_mesh(make_mesh(dict(data=-1, fsdp=1, tensor=options.tensor)))
+
+
+def _open_weights(options):
+    from cogvideo_jax.text_to_video import DEMO_WEIGHTS, TextToVideo
+
+    _prepare_devices(options)
     folder, keep = options.weights or DEMO_WEIGHTS, not options.one_stage_at_a_time
     return TextToVideo.load(folder, dtype=options.dtype, keep=keep, int8=options.int8)
 
@@ -309,7 +315,9 @@ def bench_pipeline(options, _) -> int:
     def open_weights() -> TextToVideo:
         if options.size == "demo" or options.weights:
             return _open_weights(options)
-        weights = RandomWeights(options.size, dtype=options.dtype, int8="weights" in options.int8)
+        _prepare_devices(options)
+        keep, int8 = not options.one_stage_at_a_time, "weights" in options.int8
+        weights = RandomWeights(options.size, dtype=options.dtype, keep=keep, int8=int8)
         return TextToVideo(weights, int8_cache="cache" in options.int8)
 
     measure = functools.partial(pipeline.measure_pipeline, open_weights)

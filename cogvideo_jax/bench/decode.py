@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.bench.machine import Machine, profile
-from cogvideo_jax.bench.sizes import abstract_params, random_like
+from cogvideo_jax.bench.sizes import CLUSTERS, abstract_params, random_like
 from cogvideo_jax.model.cache import Cache
 from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.transformer import Transformer, image_head
@@ -22,8 +22,6 @@ from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes,
 from cogvideo_jax.sampling.decode import DecodeSettings, begin, lag, most_lanes, write_frames
 from cogvideo_jax.sampling.keyframes import row_keys
 from cogvideo_jax.sampling.logits import Strategy
-
-CLUSTERS = 500
 
 
 class Decoded(NamedTuple):

@@ -48,8 +48,8 @@ def sized(size: str, part: str):
 class RandomWeights(WeightsFolder):
     """Stands for a folder of weights, middle or full, sampled as the release is; only the text model is real."""
 
-    def __init__(self, size: str, *, dtype: str, int8: bool = False):
-        self.folder, self.keep, self.int8, self.dtype = DEMO_WEIGHTS, True, int8, jnp.dtype(dtype)
+    def __init__(self, size: str, *, dtype: str, keep: bool = True, int8: bool = False):
+        self.folder, self.keep, self.int8, self.dtype = DEMO_WEIGHTS, keep, int8, jnp.dtype(dtype)
         self.recipe, self._loaded, self._described = RELEASED, {}, {}
         kinds = {part: DirectSuperResolution if part == SUPERRES else Transformer for part in PARTS}
         self.models = {part: kind(sized(size, part), dtype=self.dtype, unrolled=True) for part, kind in kinds.items()}

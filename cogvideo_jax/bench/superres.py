@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.bench.machine import Machine
-from cogvideo_jax.bench.sizes import abstract_params, random_like
+from cogvideo_jax.bench.sizes import CLUSTERS, abstract_params, random_like
 from cogvideo_jax.bench.tokenizer import best_seconds
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.sampling.keyframes import row_keys
@@ -43,10 +43,10 @@ def measure_superres(
     """Enlarges frames of one token by random weights."""
     model = DirectSuperResolution(config, dtype=dtype, unrolled=True)
     params = abstract_params(model, jnp.dtype(dtype))
-    settings = DirectSettings(DIRECT, config.image_codes, **AT_ONCE)
+    settings = DirectSettings(DIRECT, CLUSTERS, **AT_ONCE)
     text, coarse = (jnp.zeros((batch, n), jnp.int32) for n in (config.text_length, config.coarse.grid**2))
     arguments = text, text == 0, coarse, row_keys(jax.random.key(0), batch)
-    labels = jnp.arange(config.image_codes)
+    labels = jnp.arange(config.image_codes) % CLUSTERS
     begun = time.perf_counter()
     program = enlarge_program.lower(params, labels, *arguments, model=model, settings=settings).compile()
     compiled, weights = time.perf_counter() - begun, tree_bytes(params)
