@@ -156,7 +156,7 @@ def _add_bench(choices) -> None:
     pipeline = what.add_parser("pipeline", help="whole videos, part by part")
     pipeline.add_argument("--weights", help="folder of weights; else the demo's, or random ones of another size")
     _add_open(pipeline)
-    _add_int8(decode)
+    _add_caches(decode)
     runs = {
         name: getattr(commands, f"bench_{name}") for name in ("decode", "train", "tokenizer", "superres", "pipeline")
     }
@@ -190,10 +190,16 @@ def _add_running(command: argparse.ArgumentParser) -> None:
 
 def _add_open(command: argparse.ArgumentParser) -> None:
     """How weights are opened."""
-    _add_int8(command)
+    _add_caches(command)
     command.add_argument("--tensor", type=int, default=1, help="devices that share one video; others make other videos")
     command.add_argument("--compilation-cache", metavar="FOLDER", help="keep compiled programs here for the next call")
     command.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
+
+
+def _add_caches(command: argparse.ArgumentParser) -> None:
+    _add_int8(command)
+    what = "a program for every key frame, which reads no frames that are to come: for long work"
+    command.add_argument("--growing-cache", action="store_true", help=what)
 
 
 def _add_int8(command: argparse.ArgumentParser) -> None:

@@ -18,6 +18,7 @@ HOW = {
     "one_stage_at_a_time",
     "tensor",
     "compilation_cache",
+    "growing_cache",
 }
 
 
@@ -39,7 +40,8 @@ def _open_weights(options):
 
     _prepare_devices(options)
     folder, keep = options.weights or DEMO_WEIGHTS, not options.one_stage_at_a_time
-    return TextToVideo.load(folder, dtype=options.dtype, keep=keep, int8=options.int8)
+    caches = dict(int8=options.int8, growing_cache=options.growing_cache)
+    return TextToVideo.load(folder, dtype=options.dtype, keep=keep, **caches)
 
 
 def train(options, overrides: list[str]) -> int:
@@ -274,7 +276,8 @@ def bench_decode(options, _) -> int:
         config = dataclasses.replace(config, window=options.window)
     guided = {"no": [False], "yes": [True], "both": [False, True]}[options.guidance]
     settings = [dict(batch=batch, guided=guide) for guide in guided for batch in options.batch]
-    fixed = dict(dtype=options.dtype, side_by_side=not options.one_by_one, int8=options.int8)
+    caches = dict(int8=options.int8, growing_cache=options.growing_cache)
+    fixed = dict(dtype=options.dtype, side_by_side=not options.one_by_one, **caches)
     return _bench(options, functools.partial(decode.measure_decode, config, **fixed), settings, decode.cells)
 
 
@@ -318,7 +321,7 @@ def bench_pipeline(options, _) -> int:
         _prepare_devices(options)
         keep, int8 = not options.one_stage_at_a_time, "weights" in options.int8
         weights = RandomWeights(options.size, dtype=options.dtype, keep=keep, int8=int8)
-        return TextToVideo(weights, int8_cache="cache" in options.int8)
+        return TextToVideo(weights, int8_cache="cache" in options.int8, growing_cache=options.growing_cache)
 
     measure = functools.partial(pipeline.measure_pipeline, open_weights)
     return _bench(options, measure, [dict(batch=batch) for batch in options.batch], pipeline.cells)

@@ -14,7 +14,7 @@ from cogvideo_jax.model.config import Compat
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, fits, working_bytes
 from cogvideo_jax.runtime.mesh import round_up
-from cogvideo_jax.sampling.decode import begin, write_frames
+from cogvideo_jax.sampling.decode import lower_slots
 from cogvideo_jax.superres.sample import enlarge_program
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.weights_folder import SUPERRES, TOKENIZER
@@ -125,15 +125,12 @@ def _windows(video: TextToVideo, request: Request) -> int:
 
 
 def _slots(video: TextToVideo, part: str, rows: int, given: int, settings) -> list[jax.stages.Lowered]:
-    """The two programs that fill the slots of a layout behind `given` frames."""
+    """The programs that fill the slots of a layout behind `given` frames."""
     model, params = video.weights.models[part], video.weights.abstract(part)
     layout = model.config.layout
     text = (1 if settings.guidance is None else 2) * rows, layout.text_length
-    static = dict(model=model, settings=settings)
-    start = begin.lower(params, _ids(*text), _mask(*text), _ids(rows, given, layout.frame_tokens), **static)
-    cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
-    labels = _ids(model.config.image_codes)
-    return [start, write_frames.lower(params, cache, _ids(), _keys(rows), labels, **static)]
+    arguments = _ids(*text), _mask(*text), _ids(rows, given, layout.frame_tokens), _keys(rows)
+    return lower_slots(params, *arguments, _ids(model.config.image_codes), model=model, settings=settings)
 
 
 def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:

@@ -35,8 +35,9 @@ Texts = tuple[Int[Array, "B S"], Bool[Array, "B S"]]  # left-padded ids and thei
 class TextToVideo:
     """Weights that can be called with prompts and a key; `enlarges` if super-resolution is among them."""
 
-    def __init__(self, weights: WeightsFolder, *, int8_cache: bool = False):
-        self.weights, self.enlarges, self.int8_cache = weights, SUPERRES in weights.files, int8_cache
+    def __init__(self, weights: WeightsFolder, *, int8_cache: bool = False, growing_cache: bool = False):
+        self.weights, self.enlarges = weights, SUPERRES in weights.files
+        self._caches = dict(int8_cache=int8_cache, growing_cache=growing_cache)
         self.recipe: Recipe = weights.recipe
         self.windows_per_call = self.recipe.windows_per_call
 
@@ -48,17 +49,20 @@ class TextToVideo:
         dtype: Any = None,
         keep: bool = True,
         int8: Collection[str] = (),
+        growing_cache: bool = False,
     ) -> "TextToVideo":
         """Opens a folder of weights, by default the demo's.
 
         Args:
           dtype, keep: as in `WeightsFolder`.
           int8: what is kept as int8: "weights" (the large matrices of all transformers), "cache" (keys and values).
+          growing_cache: a program for every number of frames, which reads no other frames; see `DecodeSettings`.
 
         Raises:
           ValueError: one sentence, if something is missing, damaged or does not fit.
         """
-        return cls(WeightsFolder(folder, dtype=dtype, keep=keep, int8="weights" in int8), int8_cache="cache" in int8)
+        weights = WeightsFolder(folder, dtype=dtype, keep=keep, int8="weights" in int8)
+        return cls(weights, int8_cache="cache" in int8, growing_cache=growing_cache)
 
     @property
     def tokenizer(self) -> VQTokenizer:
@@ -381,7 +385,7 @@ class TextToVideo:
         if stage == "base" and compat == Compat.RELEASE:
             last = recipe.keyframes
         lanes = usual_lanes(self.weights.models[stage].config)
-        settings = dict(lanes=lanes, int8_cache=self.int8_cache, compat=compat, last_token=last)
+        settings = dict(lanes=lanes, compat=compat, last_token=last, **self._caches)
         return DecodeSettings(strategies[stage], self._clusters, scale, weight, **settings)
 
     def direct_settings(self) -> DirectSettings:

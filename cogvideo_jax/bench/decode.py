@@ -19,7 +19,7 @@ from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.model.transformer import Transformer, image_head
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes, working_bytes
-from cogvideo_jax.sampling.decode import DecodeSettings, begin, lag, most_lanes, write_frames
+from cogvideo_jax.sampling.decode import DecodeSettings, grown, lag, lower_slots, most_lanes
 from cogvideo_jax.sampling.keyframes import row_keys
 from cogvideo_jax.sampling.logits import Strategy
 
@@ -34,6 +34,7 @@ class Decoded(NamedTuple):
       ms: milliseconds a step.
       bytes: that a step reads, by count.
       share: of the machine's bandwidth, were that all it does.
+      share_of_reads: the same of what it reaches without writing.
       tokens_a_second: over all clips.
       steps: that write all frames of the stage.
       seconds: that they take.
@@ -45,6 +46,7 @@ class Decoded(NamedTuple):
     ms: float
     bytes: int
     share: float
+    share_of_reads: float
     tokens_a_second: float
     steps: int
     seconds: float
@@ -60,48 +62,64 @@ def measure_decode(
     guided: bool,
     side_by_side: bool = True,
     int8: Collection[str] = (),
+    growing_cache: bool = False,
     trace: str | None = None,
 ) -> Decoded:
-    """Writes the first frames behind those that are given.
+    """Writes the frames behind those that are given, all of them with a growing cache, else the first of them.
 
     Args:
       side_by_side: as many frames at once as the windows allow; else one.
       int8: which of "weights" and "cache" are int8.
+      growing_cache: see `DecodeSettings`.
       trace: folder for a profile.
     """
     model, layout = Transformer(config, dtype=dtype, unrolled=True), config.layout
     lanes, given_frames = most_lanes(config) if side_by_side else 1, max(1, layout.first_loss_slot)
     text = jnp.full((batch * (1 + guided), layout.text_length), config.image_codes, jnp.int32)
     given = jnp.zeros((batch, given_frames, layout.frame_tokens), jnp.int32)
-    how = dict(lanes=lanes, int8_cache="cache" in int8)
+    how = dict(lanes=lanes, int8_cache="cache" in int8, growing_cache=growing_cache)
     settings = DecodeSettings(Strategy(1.0, 12), CLUSTERS, 3.0 if guided else None, 0.0, **how)
-    labels = jnp.arange(config.image_codes) % CLUSTERS
-    fixed = dict(model=model, settings=settings)
-    slot, keys = jnp.int32(given_frames), row_keys(jax.random.key(0), batch)
+    labels, keys = jnp.arange(config.image_codes) % CLUSTERS, row_keys(jax.random.key(0), batch)
     begun = time.perf_counter()
     params = abstract_params(model, dtype, int8="weights" in int8)
-    start = begin.lower(params, text, text >= 0, given, **fixed)
-    write = write_frames.lower(params, start.out_info, slot, keys, labels, **fixed)
-    start, write = compile_all([start, write])
+    start, *writes = compile_all(
+        lower_slots(params, text, text >= 0, given, keys, labels, model=model, settings=settings)
+    )
     compiled = time.perf_counter() - begun
     weights = tree_bytes(params)
-    needed = max(working_bytes(program, weights) for program in (start, write))
+    needed = max(working_bytes(program, weights) for program in (start, *writes))
     require([Phase("writing tokens", weights, needed, advice="use a smaller --batch, --size or --dtype")])
 
     params = random_like(params)
     cache = start(params, text, text >= 0, given)
-    size = step_bytes(params, config) + read_bytes(cache)
-    times = []
-    for folder in (None, trace):  # the first may still wait for memory
-        with profile(folder):
-            begun = time.perf_counter()
-            cache, _ = jax.block_until_ready(write(params, cache, slot, keys, labels))
-            times.append(time.perf_counter() - begun)
-    steps = layout.frame_tokens + (lanes - 1) * lag(config, lanes)
-    seconds, groups = min(times), (layout.frames - given_frames) // lanes
-    share, tokens = size * steps / seconds / machine.bandwidth, batch * lanes * layout.frame_tokens / seconds
-    ms, steps = 1e3 * seconds / steps, steps * groups
-    return Decoded(batch, guided, lanes, ms, size, share, tokens, steps, seconds * groups, compiled)
+    sizes, seconds = [], []
+    for slot, write in zip(range(given_frames, layout.frames, lanes), writes):
+        if sizes:
+            cache = grown(cache, slot + lanes, config)
+        sizes.append(step_bytes(params, config) + read_bytes(cache))
+        times = []
+        for folder in (None, trace):  # the first may still wait for memory
+            with profile(folder):
+                begun = time.perf_counter()
+                cache, _ = jax.block_until_ready(write(params, cache, jnp.int32(slot), keys, labels))
+                times.append(time.perf_counter() - begun)
+        seconds.append(min(times))
+    frame, size = sum(seconds) / len(seconds), sum(sizes) // len(sizes)
+    frame_steps = layout.frame_tokens + (lanes - 1) * lag(config, lanes)
+    speed, groups = size * frame_steps / frame, (layout.frames - given_frames) // lanes
+    return Decoded(
+        batch,
+        guided,
+        lanes,
+        ms=1e3 * frame / frame_steps,
+        bytes=size,
+        share=speed / machine.bandwidth,
+        share_of_reads=speed / machine.reads,
+        tokens_a_second=batch * lanes * layout.frame_tokens / frame,
+        steps=frame_steps * groups,
+        seconds=frame * groups,
+        compile_seconds=compiled,
+    )
 
 
 def step_bytes(params: PyTree, config: TransformerConfig) -> int:
@@ -131,6 +149,7 @@ def cells(row: Decoded) -> dict[str, str]:
         "ms a step": f"{row.ms:.2f}",
         "MB a step": f"{row.bytes / 1e6:.1f}",
         "bandwidth": f"{row.share:.0%}",
+        "of reads": f"{row.share_of_reads:.0%}",
         "tokens/s": f"{row.tokens_a_second:.1f}",
         "steps": f"{row.steps}",
         "s a stage": f"{row.seconds:.1f}",

@@ -20,28 +20,34 @@ class Machine(NamedTuple):
     """Attributes:
     device: its name.
     bandwidth: bytes a second of a copy, read and written ones together.
+    reads: bytes a second of a sum. Cores that wait for memory reach less than with a copy, a GPU as much.
     flops: operations a second of a matrix product.
     """
 
     device: str
     bandwidth: float
+    reads: float
     flops: float
 
     def describe(self) -> str:
         """As text."""
-        return f"{self.device}: copies {self.bandwidth / 1e9:.1f} GB/s, multiplies {self.flops / 1e9:.0f} GFLOP/s"
+        speeds = f"copies {self.bandwidth / 1e9:.1f} GB/s, reads {self.reads / 1e9:.1f} GB/s"
+        return f"{self.device}: {speeds}, multiplies {self.flops / 1e9:.0f} GFLOP/s"
 
 
 def measure(dtype: jnp.dtype) -> Machine:
     """Best of REPEATS, on one device."""
     [device] = jax.devices()[:1]
-    size = COPY_BYTES.get(device.platform, ELSEWHERE_BYTES) // jnp.dtype(dtype).itemsize
+    size = COPY_BYTES.get(device.platform, ELSEWHERE_BYTES)
     side = MATRIX_SIDE.get(device.platform, ELSEWHERE_SIDE)
     copy = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh memory would have to be found first
     product = jax.jit(lambda x: x @ x)
+    numbers = jnp.zeros(size // jnp.dtype(dtype).itemsize, dtype)
+    reads = size / _best_seconds(lambda _: jnp.sum(numbers), numbers)
     return Machine(
         device.device_kind,
-        2 * size * jnp.dtype(dtype).itemsize / _best_seconds(copy, jnp.zeros(size, dtype)),
+        2 * size / _best_seconds(copy, numbers),
+        reads,
         2 * side**3 / _best_seconds(product, jnp.zeros((side, side), dtype)),
     )
 

@@ -10,6 +10,7 @@ Arrays have the very shapes of the two products that read them, text and frames 
 token in place and reads what is there, where any other shape costs a copy of the whole cache at every step.
 """
 
+import functools
 from collections.abc import Callable
 
 import flax.struct
@@ -49,8 +50,8 @@ class LayerCache:
 
     Attributes:
       spatial: of every lane, the tokens of a frame.
-      temporal: with windows in front, if there are any: [windows, R, ...]; a window's places are those of all slots.
-        None in a model without the channel.
+      temporal: with windows in front, if there are any: [windows, R, ...]; a window's places are those of all slots
+        that it has room for, of the layout's or of fewer. None in a model without the channel.
     """
 
     spatial: tuple[Kept, ...]
@@ -111,15 +112,16 @@ def temporal_step(
     order = windows(config, shifted=shifted)
     window_of, place_of = (jnp.asarray(table) for table in _whereabouts(order))
     labels = jnp.asarray(window_labels(layout.grid, config.window, shifted=shifted))
-    slots, offsets = asked.index // layout.frame_tokens, asked.index % layout.frame_tokens
+    slot, offsets = asked.index // layout.frame_tokens, asked.index % layout.frame_tokens
     own = [window_of[offset] for offset in offsets] if len(order) > 1 else [None] * len(offsets)
     for lane, window in enumerate(own):  # all are stored before any is read
-        place = length + slots[lane] * order.shape[1] + place_of[offsets[lane]]
+        place = length + slot[lane] * order.shape[1] + place_of[offsets[lane]]
         kept = _put(kept, _lane(new, lane), place, window)
     contexts = []
+    slots = (kept.v.shape[-2] - length) // order.shape[1]
     for lane, window in enumerate(own):
         there = jnp.asarray(order)[0 if window is None else window]
-        positions = jnp.arange(layout.frames)[:, None] * layout.frame_tokens + there
+        positions = jnp.arange(slots)[:, None] * layout.frame_tokens + there
         visible = (positions <= asked.index[lane]) & (labels[there] == labels[offsets[lane]])
         part = kept if window is None else jax.tree.map(lambda x, window=window: x[window], kept)
         contexts.append(_attend(query[:, lane], part, visible.reshape(-1), asked))
@@ -140,6 +142,7 @@ def from_prefix(
     config: TransformerConfig,
     limited: bool,
     lanes: int,
+    slots: int,
     int8: bool,
 ) -> Cache:
     """Cache after a prefix of text and g complete frames, whose keys and values are [B S+gN A K] in every layer.
@@ -147,6 +150,7 @@ def from_prefix(
     Args:
       limited: of the spatial channel only the frames in progress.
       lanes: how many those are.
+      slots: that the temporal channel has room for.
       int8: numbers are kept as int8, with a factor for every token and head.
     """
     layout, length = config.layout, config.layout.text_length
@@ -160,10 +164,25 @@ def from_prefix(
         if temporal is not None:
             order = windows(config, shifted=bool(number % 2))
             parts = [_window(temporal, length, given, places) for places in order]
-            parts = [_stored(part, length + layout.frames * order.shape[1], int8=int8) for part in parts]
+            parts = [_stored(part, length + slots * order.shape[1], int8=int8) for part in parts]
             across = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *parts)
         layers.append(LayerCache((frames,) * lanes, across))
     return Cache(tuple(layers), text_mask)
+
+
+@functools.partial(jax.jit, static_argnames=("slots", "config", "length"))
+def with_room(kept: Kept, slots: int, *, config: TransformerConfig, length: int) -> Kept:
+    """A temporal channel behind `length` text tokens, with room for more slots."""
+    places = windows(config, shifted=False).shape[1] * slots + length
+
+    def pad(x: Array | None, axis: int) -> Array | None:
+        if x is None:
+            return None
+        ends = [(0, 0)] * x.ndim
+        ends[axis] = (0, places - x.shape[axis])
+        return jnp.pad(x, ends)
+
+    return Kept(pad(kept.k, -1), pad(kept.v, -2), pad(kept.k_scale, -1), pad(kept.v_scale, -1))
 
 
 def _attend(

@@ -148,6 +148,7 @@ class Transformer(Backbone):
         text_log_weight: float | Float[Array, "B"] = 0.0,
         limited: bool = True,
         lanes: int = 1,
+        slots: int | None = None,
         int8: bool = False,
         compat: Compat = Compat.EXACT,
     ) -> tuple[Float[Array, "B L D"], Cache]:
@@ -156,11 +157,12 @@ class Transformer(Backbone):
         Args:
           limited: the spatial channel keeps only the frames in progress.
           lanes: frames that will be in progress at once.
+          slots: that the temporal channel has room for; by default all of the layout.
           int8: keys and values are kept as int8.
           compat: RELEASE repeats the released prefill's deviations.
         """
         hidden, keys = self._whole(text, text_mask, frames, text_log_weight, compat=compat, keep_keys=True)
-        how = dict(limited=limited, lanes=lanes, int8=int8)
+        how = dict(limited=limited, lanes=lanes, slots=slots or self.config.layout.frames, int8=int8)
         return hidden, caches.from_prefix(keys, text_mask, config=self.config, **how)
 
     def step(

@@ -1,7 +1,7 @@
 """The jitted heart of sampling: read what is given once, then write frames token by token.
 
 `begin` fills a cache, `write_frames` writes slots with a scan over their tokens and updates the cache in place. Both
-have static shapes: a stage compiles them once, whatever the prompt.
+have static shapes: a stage compiles them once, whatever the prompt; with a growing cache `write_frames` once a frame.
 
 Frames are written one after another, or side by side where windows allow it (paper section 3.3): a token looks at the
 frames before it in its own window only, so a frame can follow the one before at a fixed lag, one *lane* behind another:
@@ -13,11 +13,12 @@ frames before it in its own window only, so a frame can follow the one before at
 
 import dataclasses
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.model.cache import Cache
+from cogvideo_jax.model.cache import Cache, Kept, with_room
 from cogvideo_jax.model.config import Compat, TransformerConfig
 from cogvideo_jax.model.masks import smallest_lag
 from cogvideo_jax.model.matrix import Matrix
@@ -40,6 +41,8 @@ class DecodeSettings:
       limited: the spatial cache keeps the frames in progress only.
       lanes: frames written side by side; they must divide those that a layout is to get. The tokens are the same.
       int8_cache: keys and values are kept as int8: fewer bytes to read, and not the same tokens.
+      growing_cache: across frames there is room for the frames that exist only, and a step reads no others. Each
+        number of frames is a program of its own, so it is for long work.
       compat: see Compat.
       last_token: strategy of a frame's last token where it differs (release, first frame).
     """
@@ -51,6 +54,7 @@ class DecodeSettings:
     limited: bool = True
     lanes: int = 1
     int8_cache: bool = False
+    growing_cache: bool = False
     compat: Compat = Compat.EXACT
     last_token: Strategy | None = None
 
@@ -80,6 +84,7 @@ def begin(
         text_log_weight=settings.text_log_weight,
         limited=settings.limited,
         lanes=settings.lanes,
+        slots=room(model.config, settings, given.shape[1]),
         int8=settings.int8_cache,
         compat=settings.compat,
         method=Transformer.prefill,
@@ -166,11 +171,58 @@ def write_slots(
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
     slots, lanes = [given], settings.lanes
     for slot in range(given.shape[1], model.config.layout.frames, lanes):
+        if settings.growing_cache and slot > given.shape[1]:
+            cache = grown(cache, slot + lanes, model.config)
         cache, frames = write_frames(params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(frames.block_until_ready())
         for _ in range(lanes):
             on_frame()
     return jnp.concatenate(slots, axis=1)
+
+
+def lower_slots(
+    params: PyTree,
+    text: Int[Array, "R S"],
+    text_mask: Bool[Array, "R S"],
+    given: Int[Array, "B g N"],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+) -> list[jax.stages.Lowered]:
+    """The programs that `write_slots` calls, of arguments of which shapes are enough: `begin`, then `write_frames` for
+    every number of frames that the cache has room for.
+    """
+    static, config = dict(model=model, settings=settings), model.config
+    start = begin.lower(params, text, text_mask, given, **static)
+    cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
+    programs, slot = [start], jax.ShapeDtypeStruct((), jnp.int32)
+    first, last = given.shape[1], config.layout.frames - settings.lanes
+    for slots in sorted({room(config, settings, slot) for slot in range(first, last + 1, settings.lanes)}):
+        cache = grown(cache, slots, config, jax.eval_shape)
+        programs.append(write_frames.lower(params, cache, slot, rngs, labels, **static))
+    return programs
+
+
+def room(config: TransformerConfig, settings: DecodeSettings, slot: int) -> int:
+    """Slots for which the cache has room across frames while those from `slot` on are written."""
+    return slot + settings.lanes if settings.growing_cache else config.layout.frames
+
+
+def _replaced(change: Callable[[Kept], Kept], kept: Kept) -> Kept:
+    """At once, so that no more than one layer is there twice."""
+    changed = change(kept)
+    for leaf in jax.tree.leaves(kept):
+        leaf.delete()
+    return changed
+
+
+def grown(cache: Cache, slots: int, config: TransformerConfig, call: Callable = _replaced) -> Cache:
+    """With room for more slots across frames; `cache` is used up. `call` applies a function to what a layer keeps."""
+    grow = functools.partial(with_room, slots=slots, config=config, length=cache.text_mask.shape[1])
+    layers = (layer.replace(temporal=layer.temporal and call(grow, layer.temporal)) for layer in cache.layers)
+    return cache.replace(layers=tuple(layers))
 
 
 def lag(config: TransformerConfig, lanes: int) -> int:

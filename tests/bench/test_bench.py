@@ -19,7 +19,7 @@ from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.tokens.vq_config import DEMO
 from tests.model import tiny
 
-MACHINE = Machine("a machine", bandwidth=1e9, flops=2e9)
+MACHINE = Machine("a machine", bandwidth=1e9, reads=5e8, flops=2e9)
 
 
 def test_a_training_step_is_measured():
@@ -42,6 +42,7 @@ def test_writing_tokens_is_measured(guided):
     assert row.seconds == pytest.approx(row.steps * row.ms / 1e3)
     assert row.tokens_a_second == pytest.approx(3 * 2 * 16 / row.seconds)
     assert row.share == pytest.approx(row.bytes / (row.ms / 1e3) / 1e9)
+    assert row.share_of_reads == pytest.approx(2 * row.share)
     alone = decode.measure_decode(config, machine=MACHINE, dtype="float32", batch=3, guided=guided, side_by_side=False)
     assert alone.lanes == 1 and alone.steps == 32 and alone.bytes < row.bytes
     assert decode.cells(row)["lanes"] == "2"
@@ -68,6 +69,16 @@ def test_int8_reads_fewer_bytes():
     measure = functools.partial(decode.measure_decode, config, machine=MACHINE, dtype="float32", batch=2, guided=False)
     sizes = {int8: measure(int8=int8).bytes for int8 in ((), ("weights",), ("cache",), ("weights", "cache"))}
     assert sizes["weights", "cache"] < min(sizes[("weights",)], sizes[("cache",)]) < sizes[()]
+
+
+def test_a_growing_cache_reads_the_frames_that_are_there():
+    config = tiny.config(tiny.KEYFRAMES)
+    measure = functools.partial(decode.measure_decode, config, machine=MACHINE, dtype="float32", batch=2, guided=False)
+    all_frames, growing = measure(), measure(growing_cache=True)
+    slot = 2 * 2 * config.layers * config.width * config.layout.frame_tokens * 4  # rows, keys and values, float32
+    unread = (config.layout.frames - 2) / 2  # of slots, on average behind the one that is given
+    assert all_frames.bytes - growing.bytes == pytest.approx(unread * slot)
+    assert growing.steps == all_frames.steps and growing.seconds == pytest.approx(growing.steps * growing.ms / 1e3)
 
 
 @pytest.mark.parametrize("what", ["encode", "decode"])
@@ -115,11 +126,11 @@ def test_a_setting_that_does_not_fit_is_named_and_the_others_are_kept(tmp_path, 
     def measure(batch):
         if batch == 2:
             raise ValueError("too large for this machine")
-        return Machine("row", bandwidth=batch, flops=1.0)
+        return Machine("row", bandwidth=batch, reads=1.0, flops=1.0)
 
     settings, out = [dict(batch=n) for n in (1, 2, 3)], tmp_path / "figures.json"
     left_out = report(MACHINE, measure, settings, lambda row: {"b": f"{row.bandwidth}"}, asked={}, out=str(out))
     shown = capsys.readouterr()
     assert left_out == 1 and shown.err == "cogvideo bench: batch 2: too large for this machine\n"
-    assert shown.out.split("\n")[0] == "a machine: copies 1.0 GB/s, multiplies 2 GFLOP/s"
+    assert shown.out.split("\n")[0] == "a machine: copies 1.0 GB/s, reads 0.5 GB/s, multiplies 2 GFLOP/s"
     assert [row["bandwidth"] for row in json.loads(out.read_text())["rows"]] == [1, 3]

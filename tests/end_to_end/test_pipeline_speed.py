@@ -4,7 +4,7 @@ from cogvideo_jax.bench import pipeline
 from cogvideo_jax.bench.machine import Machine
 from cogvideo_jax.text_to_video import TextToVideo
 
-MACHINE = Machine("a machine", bandwidth=1e9, flops=2e9)
+MACHINE = Machine("a machine", bandwidth=1e9, reads=1e9, flops=2e9)
 
 
 def test_a_pipeline_is_measured_part_by_part(enlarging):

@@ -67,8 +67,9 @@ def test_as_many_windows_together_as_fit(weights, monkeypatch):
     assert video.windows(2, 5, 3) == 8 and half.working < whole.working * 2 // 3
 
 
-def test_nothing_of_the_plan_is_compiled_again(enlarging, caplog):
-    video, guidance = TextToVideo.load(enlarging), 2.75  # a scale that no other test uses
+@pytest.mark.parametrize("growing_cache", [False, True])
+def test_nothing_of_the_plan_is_compiled_again(enlarging, caplog, growing_cache):
+    video, guidance = TextToVideo.load(enlarging, growing_cache=growing_cache), 2.75  # a scale that no other test uses
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         plan_generation(video, Request(3, rounds=2, guidance=guidance))
         assert {"begin", "write_frames"} <= set(compiled_programs(caplog))

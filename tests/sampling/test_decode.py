@@ -48,10 +48,10 @@ SIDE_BY_SIDE = {
 }
 
 
-def clip_in_lanes(config, given: int, lanes: int):
+def clip_in_lanes(config, given: int, lanes: int, **how):
     model, params = tiny.random_sampler(config)
     text, mask, frames = tiny.random_batch(config)
-    settings = dataclasses.replace(RANDOM, lanes=lanes)
+    settings = dataclasses.replace(RANDOM, lanes=lanes, **how)
     keys = row_keys(jax.random.key(0), 2)
     return write_slots(params, text, mask, frames[:, :given], keys, LABELS, model=model, settings=settings)
 
@@ -62,6 +62,20 @@ def test_frames_written_side_by_side_are_those_written_one_by_one(name):
     lanes = most_lanes(config)
     assert lanes == config.layout.frames - given
     np.testing.assert_array_equal(clip_in_lanes(config, given, lanes), clip_in_lanes(config, given, 1))
+
+
+@pytest.mark.parametrize("int8", [False, True])
+@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("name", SIDE_BY_SIDE)
+def test_a_cache_that_grows_writes_the_same_frames(name, lanes, int8):
+    config, given = SIDE_BY_SIDE[name]
+    clips = [clip_in_lanes(config, given, lanes, int8_cache=int8, growing_cache=grows) for grows in (False, True)]
+    np.testing.assert_array_equal(*clips)
+
+
+def test_a_cache_with_full_attention_grows():
+    config, given = CASES["stage1"]
+    np.testing.assert_array_equal(*(clip_in_lanes(config, given, 1, growing_cache=grows) for grows in (False, True)))
 
 
 def test_the_lag_between_lanes_is_the_smallest(monkeypatch):

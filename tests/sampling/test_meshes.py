@@ -30,7 +30,7 @@ def test_any_mesh_writes_the_tokens_of_one_device(found, case, data, tensor):
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("data, tensor", MESHES[1:])
 def test_a_step_sends_tokens_and_sums_but_no_cache(found, case, data, tensor):
-    config, _ = CASES[case]
+    config = CASES[case][0]
     many = found[case][f"{data}x{tensor}"]
     steps = config.layout.frame_tokens
     assert sum(many["sent"].values()) / steps < many["cache_bytes"] / 8
