@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from cogvideo_jax.notation import Array
 
-REPEATS = 5
+REPEATS = 20
 COPY_BYTES = {"cpu": 2**28}  # far more than any cache holds
 MATRIX_SIDE = {"cpu": 1536}
 ELSEWHERE_BYTES, ELSEWHERE_SIDE = 2**31, 8192
