@@ -87,12 +87,12 @@ def _scores(query: Float[Array, "B H W A K"], source: Neighbourhood) -> Float[Ar
     """Scores of all offsets, float32."""
     keys = source.keys.k
     factor = query.shape[1] // keys.shape[1]
-    blocked, padded = _by_cell(query, keys.shape).astype(jnp.float32), _padded(keys, source.kernel)
+    blocked, padded = _by_cell(query, keys.shape), _padded(keys, source.kernel)
 
     @jax.checkpoint  # or every shifted grid would be kept for the backward pass
     def at_offset(corner):
-        shifted = _shifted(padded, corner, keys.shape).astype(jnp.float32)
-        return (blocked * shifted).sum(-1)  # [B h f w f A]
+        shifted = _shifted(padded, corner, keys.shape)
+        return jnp.einsum("bhiwjak,bhwak->bhiwja", blocked, shifted, preferred_element_type=jnp.float32)
 
     scores = jax.lax.map(at_offset, _corners(source.kernel))
     scores = jnp.moveaxis(scores, 0, -1).reshape(*query.shape[:-1], -1)
@@ -108,7 +108,7 @@ def _weighted_values(weights: Float[Array, "B H W A M"], source: Neighbourhood) 
     @jax.checkpoint
     def at_offset(weight, corner):
         shifted = _shifted(padded, corner, values.shape).astype(jnp.float32)
-        return weight.astype(jnp.float32)[..., None] * shifted  # [B h f w f A K]
+        return weight.astype(jnp.float32)[..., None] * shifted[:, :, None, :, None]  # [B h f w f A K]
 
     def add(total, item):
         return total + at_offset(*item), None
@@ -135,7 +135,6 @@ def _corners(kernel: tuple[int, int]) -> Int[np.ndarray, "M 2"]:
     return np.stack(np.meshgrid(*map(np.arange, kernel), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
-def _shifted(padded: Array, corner: Int[Array, "2"], shape: tuple[int, ...]) -> Float[Array, "B h 1 w 1 A K"]:
+def _shifted(padded: Array, corner: Int[Array, "2"], shape: tuple[int, ...]) -> Float[Array, "B h w A K"]:
     """The grid of keys as seen from one offset."""
-    view = jax.lax.dynamic_slice(padded, (0, corner[0], corner[1], 0, 0), shape)
-    return view[:, :, None, :, None]
+    return jax.lax.dynamic_slice(padded, (0, corner[0], corner[1], 0, 0), shape)
