@@ -208,10 +208,10 @@ def interpolate(options, _) -> int:
         prompt, fps = options.prompt, options.from_fps or to / 2
         if not prompt:
             raise ValueError("say what the video shows: --prompt TEXT")
-        video.doublings(fps, to)  # refuses a rate before a long video is read
+        video.recipe.doublings(fps, to)  # refuses a rate before a long video is read
         frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
     settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat))
-    request = Request(1, rounds=len(video.doublings(fps, to)), start=len(frames), key_frames=False, **settings)
+    request = Request(1, rounds=len(video.recipe.doublings(fps, to)), start=len(frames), key_frames=False, **settings)
     require(plan_generation(video, request))
     settings |= dict(progress=True)
     [clip] = video.interpolate(

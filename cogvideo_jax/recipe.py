@@ -47,6 +47,21 @@ class Recipe:
     decoded_per_call: int
     whole_words: bool
 
+    def doublings(self, rate: float, to: float | None) -> list[float]:
+        """Frame rates after each round of interpolation from `rate` until `to`, by default until there is no more.
+
+        Raises:
+          ValueError: `to` cannot be reached.
+        """
+        rates = [rate]
+        while rates[-1] * 2 in self.interpolation_fps:
+            rates.append(rates[-1] * 2)
+        to = rates[-1] if to is None else to
+        if to not in rates:
+            possible = ", ".join(f"{rate:g}" for rate in rates)
+            raise ValueError(f"these weights give {possible} frames a second, not {to:g}")
+        return rates[1 : rates.index(to) + 1]
+
 
 # The flags of the released script; its stage 1 was trained last at 1 frame a second and more (paper, section 4).
 RELEASED = Recipe(

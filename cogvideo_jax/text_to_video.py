@@ -9,8 +9,6 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.model.config import Compat
@@ -21,6 +19,7 @@ from cogvideo_jax.runtime.metrics import progress_bar
 from cogvideo_jax.sampling.decode import DecodeSettings, usual_lanes
 from cogvideo_jax.sampling.interpolate import interpolate_once
 from cogvideo_jax.sampling.keyframes import first_frame, key_frames
+from cogvideo_jax.sampling.keys import fold, row_keys, stage_keys
 from cogvideo_jax.superres.sample import DirectSettings, enlarge
 from cogvideo_jax.tokens.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
@@ -29,7 +28,7 @@ from cogvideo_jax.weights_folder import SUPERRES, WeightsFolder
 DEMO_WEIGHTS = Path(__file__).parent / "demo_weights"
 AT_ONCE = dict(warmup=1, block=(1, 0))  # all fine tokens in one pass, as the released pipeline does
 Bar = Any  # a progress bar of tqdm
-Texts = tuple[Int[Array, "B S"], Bool[Array, "B S"]]  # left-padded ids and their mask
+Texts = tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]  # left-padded ids and their mask
 
 
 class TextToVideo:
@@ -106,7 +105,7 @@ class TextToVideo:
           ValueError: a prompt that is empty or too long, or a rate or length that the weights cannot give.
         """
         _, rounds = self.schedule(fps, seconds)
-        rngs = _row_keys(rng, len(prompts))
+        rngs = row_keys(rng, len(prompts))
         with self._bar(len(prompts), rounds, upscale=upscale, keyframes=True, shown=progress) as bar:
             frames = self.key_frames(
                 prompts, rngs, seconds=seconds, guidance=guidance, first_image=first_image, compat=compat, bar=bar
@@ -116,7 +115,7 @@ class TextToVideo:
 
     def interpolate(
         self,
-        frames: UInt8[np.ndarray, "B T H W 3"] | Int[Array, "B T N"],
+        frames: UInt8[np.ndarray, "B T H W 3"] | Int[np.ndarray, "B T N"],
         prompts: Sequence[str],
         rng: Key[Array, ""] | Key[Array, "B"],
         *,
@@ -136,11 +135,11 @@ class TextToVideo:
         Raises:
           ValueError: a rate that cannot be reached, or frames of another number or size.
         """
-        rounds = self.doublings(fps, to)
+        rounds = self.recipe.doublings(fps, to)
         ids = frames if frames.ndim == 3 else self._encode(frames)
         if ids.shape[1] < 3 or ids.shape[1] % 2 == 0:
             raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {ids.shape[1]}")
-        rngs = _row_keys(rng, len(prompts))
+        rngs = row_keys(rng, len(prompts))
         with self._bar(
             len(prompts), rounds, upscale=upscale, keyframes=False, shown=progress, start=ids.shape[1]
         ) as bar:
@@ -157,7 +156,7 @@ class TextToVideo:
         progress: bool = False,
     ) -> UInt8[np.ndarray, "B H W 3"]:
         """Pictures of the prompts: what CogView2, the base, makes of them alone."""
-        rngs = _row_keys(rng, len(prompts))
+        rngs = row_keys(rng, len(prompts))
         with self._bar(len(prompts), [], upscale=upscale, keyframes=False, shown=progress, start=1) as bar:
             ids = self._first(self._texts("base", prompts, self.text.encode), rngs, compat)
             bar.update()
@@ -173,7 +172,7 @@ class TextToVideo:
         first_image: UInt8[np.ndarray, "H W 3"] | None = None,
         compat: Compat = Compat.EXACT,
         bar: Bar = None,
-    ) -> Int[Array, "B T N"]:
+    ) -> Int[np.ndarray, "B T N"]:
         """Stage 1 alone: ids of the key frames; arguments as those of `__call__`."""
         bar = _silent() if bar is None else bar
         key_rate, _ = self.schedule(None, seconds)
@@ -182,19 +181,21 @@ class TextToVideo:
         texts = self._clip_texts("stage1", prompts, key_rate, suffix)
         if guided:
             against = self._clip_texts("stage1", [GUIDANCE_TEXT] * len(prompts), key_rate)
-            texts = tuple(jnp.concatenate(pair) for pair in zip(texts, against))
+            texts = tuple(np.concatenate(pair) for pair in zip(texts, against))
         if first_image is None:
             suffix = self.recipe.first_frame_suffix
             first = self._first(self._texts("base", prompts, lambda p: self.text.encode(p + suffix)), rngs, compat)
         else:
-            first = jnp.repeat(self._encode(first_image[None, None]), len(prompts), axis=0)
+            first = np.repeat(self._encode(first_image[None, None]), len(prompts), axis=0)
         bar.update()
         bar.set_description("key frames")
-        return self._keyframes(texts, first, rngs, guidance, compat, bar.update)
+        stage, settings = self.weights.stage("stage1"), self.settings("stage1", guidance, compat)
+        arguments = stage.params, *texts, first, stage_keys(rngs, 1), self.weights.labels
+        return key_frames(*arguments, model=stage.model, settings=settings, on_frame=bar.update)
 
     def pixels(
         self,
-        frames: Int[Array, "B T N"],
+        frames: Int[np.ndarray, "B T N"],
         prompts: Sequence[str],
         rngs: Key[Array, "B"],
         *,
@@ -248,18 +249,7 @@ class TextToVideo:
             possible = ", ".join(f"{length:g}" for length in sorted(lengths))
             raise ValueError(f"these weights make videos of {possible} seconds, not {seconds:g}")
         key_rate = lengths[seconds]
-        return key_rate, self.doublings(key_rate, fps)
-
-    def doublings(self, rate: float, to: float | None) -> list[float]:
-        """Rates after each round from `rate` until `to`, by default until there is no more."""
-        rates = [rate]
-        while rates[-1] * 2 in self.recipe.interpolation_fps:
-            rates.append(rates[-1] * 2)
-        to = rates[-1] if to is None else to
-        if to not in rates:
-            possible = ", ".join(f"{rate:g}" for rate in rates)
-            raise ValueError(f"these weights give {possible} frames a second, not {to:g}")
-        return rates[1 : rates.index(to) + 1]
+        return key_rate, self.recipe.doublings(key_rate, fps)
 
     def windows(self, videos: int, frames: int, rounds: int) -> int:
         """Windows that go through stage 2 together, in all rounds that begin with so many frames."""
@@ -305,37 +295,24 @@ class TextToVideo:
                     f"shorten {prompt[:40]!r}"
                 )
             rows.append(left_pad_text(ids, length=length, pad_id=self.text.pad_id))
-        return tuple(jnp.asarray(np.stack(column)) for column in zip(*rows))
+        return tuple(np.stack(column) for column in zip(*rows))
 
     # Steps --------------------------------------------------------------------------------------------
 
-    def _first(self, texts: Texts, rngs: Key[Array, "B"], compat: Compat) -> Int[Array, "B 1 N"]:
-        stage, keys, settings = self.weights.stage("base"), _stage_keys(rngs, 0), self.settings("base", None, compat)
+    def _first(self, texts: Texts, rngs: Key[Array, "B"], compat: Compat) -> Int[np.ndarray, "B 1 N"]:
+        stage, keys, settings = self.weights.stage("base"), stage_keys(rngs, 0), self.settings("base", None, compat)
         return first_frame(stage.params, *texts, keys, self.weights.labels, model=stage.model, settings=settings)
-
-    def _keyframes(self, texts: Texts, first, rngs, guidance, compat, on_frame) -> Int[Array, "B T N"]:
-        stage = self.weights.stage("stage1")
-        return key_frames(
-            stage.params,
-            *texts,
-            first,
-            _stage_keys(rngs, 1),
-            self.weights.labels,
-            model=stage.model,
-            settings=self.settings("stage1", guidance, compat),
-            on_frame=on_frame,
-        )
 
     def rounds(
         self,
-        frames: Int[Array, "B T N"],
+        frames: Int[np.ndarray, "B T N"],
         prompts: Sequence[str],
         rngs: Key[Array, "B"],
         rates: Sequence[float],
         *,
         compat: Compat = Compat.EXACT,
         bar: Bar = None,
-    ) -> Int[Array, "B T2 N"]:
+    ) -> Int[np.ndarray, "B T2 N"]:
         """Stage 2 alone: each of `rates` is twice the one before and doubles the frames but one."""
         bar, windows = _silent() if bar is None else bar, self.windows(len(frames), frames.shape[1], len(rates))
         for rate in rates:
@@ -345,7 +322,7 @@ class TextToVideo:
                 stage.params,
                 *self._clip_texts("stage2", prompts, rate),
                 frames,
-                _stage_keys(rngs, 1 + frames.shape[1]),
+                stage_keys(rngs, 1 + frames.shape[1]),
                 self.weights.labels,
                 model=stage.model,
                 settings=self.settings("stage2", None, compat),
@@ -355,19 +332,19 @@ class TextToVideo:
         return frames
 
     def enlarge(
-        self, frames: Int[Array, "B T N"], prompts: Sequence[str], rngs: Key[Array, "B"], *, bar: Bar = None
-    ) -> Int[Array, "B T N2"]:
+        self, frames: Int[np.ndarray, "B T N"], prompts: Sequence[str], rngs: Key[Array, "B"], *, bar: Bar = None
+    ) -> Int[np.ndarray, "B T N2"]:
         """Super-resolution alone: fine ids of all frames."""
         recipe, stage, bar = self.recipe, self.weights.stage(SUPERRES), _silent() if bar is None else bar
         batch, length, tokens = frames.shape
-        text, mask = (jnp.repeat(x, length, axis=0) for x in self._texts(SUPERRES, prompts, self.text.encode))
-        keys = jax.vmap(lambda key: jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(length)))
+        clips, numbers = np.divmod(np.arange(batch * length), length)
+        text, mask = (x[clips] for x in self._texts(SUPERRES, prompts, self.text.encode))
         fine = enlarge(
             stage.params,
             text,
             mask,
-            jnp.asarray(frames).reshape(batch * length, tokens),
-            keys(_stage_keys(rngs, 1000)).reshape(-1),
+            np.asarray(frames).reshape(batch * length, tokens),
+            fold(stage_keys(rngs, 1000), clips, numbers),
             self.weights.labels,
             model=stage.model,
             settings=self.direct_settings(),
@@ -396,12 +373,13 @@ class TextToVideo:
     def _clusters(self) -> int:
         return int(self.weights.labels.max()) + 1
 
-    def _encode(self, frames: UInt8[np.ndarray, "B T H W 3"]) -> Int[Array, "B T N"]:
+    def _encode(self, frames: UInt8[np.ndarray, "B T H W 3"]) -> Int[np.ndarray, "B T N"]:
         batch, length = frames.shape[:2]
         size = self.recipe.pixels
         if frames.shape[2:] != (size, size, 3):
             raise ValueError(f"these weights read pictures of {size} x {size} pixels, got {frames.shape[2:]}")
-        return self.tokenizer.encode(frames.reshape(batch * length, size, size, 3)).reshape(batch, length, -1)
+        ids = self.tokenizer.encode(frames.reshape(batch * length, size, size, 3))
+        return np.asarray(ids).reshape(batch, length, -1)
 
     def _decode(self, ids: Int[Array, "B N"], compat: Compat) -> UInt8[np.ndarray, "B H W 3"]:
         if compat == Compat.EXACT:
@@ -409,14 +387,6 @@ class TextToVideo:
         pixels = np.asarray(self.tokenizer.decode_float(ids))
         low, high = (reduce(pixels, axis=(1, 2, 3), keepdims=True) for reduce in (np.min, np.max))
         return np.rint(255 * (pixels - low) / np.maximum(high - low, 1e-5)).astype(np.uint8)
-
-
-def _row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
-    return rng if rng.ndim else jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.arange(rows))
-
-
-def _stage_keys(rngs: Key[Array, "B"], stage: int) -> Key[Array, "B"]:
-    return jax.vmap(jax.random.fold_in, (0, None))(rngs, stage)
 
 
 def _silent() -> Bar:

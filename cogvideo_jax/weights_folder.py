@@ -88,7 +88,7 @@ class WeightsFolder:
         labels = read_labels(path) if path.exists() else np.arange(codes)
         if len(labels) != codes:
             raise ValueError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
-        return jnp.asarray(labels, jnp.int32)
+        return jax.device_put(labels.astype(np.int32))
 
     def stage(self, name: str) -> Stage:
         """A part with its parameters on the device."""
@@ -160,7 +160,7 @@ class WeightsFolder:
         if path not in self._loaded:
             kept: dict[str, Array] = {}
             for own, _, read in self._leaves(path):
-                for path_, x in self._kept(own, jnp.asarray(read())).items():
+                for path_, x in self._kept(own, jax.device_put(read())).items():
                     kept[path_] = jax.device_put(x, self._shardings.get(path_))
             self._loaded[path] = kept
         return self._loaded[path]

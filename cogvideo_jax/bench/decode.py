@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cogvideo_jax.bench.machine import Machine, profile
 from cogvideo_jax.bench.sizes import CLUSTERS, abstract_params, random_like
@@ -20,7 +21,7 @@ from cogvideo_jax.model.transformer import Transformer, image_head
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes, working_bytes
 from cogvideo_jax.sampling.decode import DecodeSettings, grown, lag, lower_slots, most_lanes
-from cogvideo_jax.sampling.keyframes import row_keys
+from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.sampling.logits import Strategy
 
 
@@ -101,7 +102,7 @@ def measure_decode(
         for folder in (None, trace):  # the first may still wait for memory
             with profile(folder):
                 begun = time.perf_counter()
-                cache, _ = jax.block_until_ready(write(params, cache, jnp.int32(slot), keys, labels))
+                cache, _ = jax.block_until_ready(write(params, cache, np.int32(slot), keys, labels))
                 times.append(time.perf_counter() - begun)
         seconds.append(min(times))
     frame, size = sum(seconds) / len(seconds), sum(sizes) // len(sizes)

@@ -12,7 +12,7 @@ from cogvideo_jax.bench.machine import Machine, profile
 from cogvideo_jax.plan import Request, plan_generation
 from cogvideo_jax.runtime.memory import measured_peak, require
 from cogvideo_jax.runtime.mesh import round_up
-from cogvideo_jax.sampling.keyframes import row_keys
+from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.text_to_video import TextToVideo
 from cogvideo_jax.weights_folder import TOKENIZER
 

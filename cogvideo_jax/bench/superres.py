@@ -10,7 +10,7 @@ from cogvideo_jax.bench.machine import Machine
 from cogvideo_jax.bench.sizes import CLUSTERS, abstract_params, random_like
 from cogvideo_jax.bench.tokenizer import best_seconds
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
-from cogvideo_jax.sampling.keyframes import row_keys
+from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.superres.config import SuperResolutionConfig
 from cogvideo_jax.superres.models import DirectSuperResolution
 from cogvideo_jax.superres.sample import DIRECT, DirectSettings, enlarge_program

@@ -17,6 +17,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from cogvideo_jax.model.cache import Cache, Kept, with_room
 from cogvideo_jax.model.config import Compat, TransformerConfig
@@ -166,18 +167,18 @@ def write_slots(
     model: Transformer,
     settings: DecodeSettings,
     on_frame=lambda: None,
-) -> Int[Array, "B T N"]:
+) -> Int[np.ndarray, "B T N"]:
     """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
-    slots, lanes = [given], settings.lanes
+    slots, lanes = [np.asarray(given)], settings.lanes
     for slot in range(given.shape[1], model.config.layout.frames, lanes):
         if settings.growing_cache and slot > given.shape[1]:
             cache = grown(cache, slot + lanes, model.config)
-        cache, frames = write_frames(params, cache, jnp.int32(slot), rngs, labels, model=model, settings=settings)
-        slots.append(frames.block_until_ready())
+        cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
+        slots.append(np.asarray(frames))
         for _ in range(lanes):
             on_frame()
-    return jnp.concatenate(slots, axis=1)
+    return np.concatenate(slots, axis=1)
 
 
 def lower_slots(

@@ -1,7 +1,6 @@
 """Stage 1: the first frame by the base, then the other key frames one after another (paper section 3.1)."""
 
-import jax
-import jax.numpy as jnp
+import numpy as np
 
 from cogvideo_jax.model.transformer import Transformer
 from cogvideo_jax.notation import Array, Bool, Int, Key, PyTree
@@ -17,9 +16,9 @@ def first_frame(
     *,
     model: Transformer,
     settings: DecodeSettings,
-) -> Int[Array, "B 1 N"]:
+) -> Int[np.ndarray, "B 1 N"]:
     """One image by the inherited model alone."""
-    given = jnp.zeros((text.shape[0], 0, model.config.layout.frame_tokens), jnp.int32)
+    given = np.zeros((text.shape[0], 0, model.config.layout.frame_tokens), np.int32)
     return write_slots(params, text, text_mask, given, rngs, labels, model=model, settings=settings)
 
 
@@ -34,11 +33,6 @@ def key_frames(
     model: Transformer,
     settings: DecodeSettings,
     on_frame=lambda: None,
-) -> Int[Array, "B T N"]:
+) -> Int[np.ndarray, "B T N"]:
     """The clip's key frames behind a given first frame; slots are in order of time."""
     return write_slots(params, text, text_mask, first, rngs, labels, model=model, settings=settings, on_frame=on_frame)
-
-
-def row_keys(rng: Key[Array, ""], rows: int) -> Key[Array, "rows"]:
-    """One key a row that does not depend on how many rows there are."""
-    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(rng, jnp.arange(rows))

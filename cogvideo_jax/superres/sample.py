@@ -245,6 +245,11 @@ def _in_parts(
     parts = []
     for start in range(0, rows, size):
         index = np.minimum(np.arange(start, start + size), rows - 1)
-        parts.append(call(*(array[index] for array in arrays)).block_until_ready())
+        parts.append(np.asarray(call(*_rows(arrays, index))))
         on_part()
-    return jnp.concatenate(parts)[:rows]
+    return np.concatenate(parts)[:rows]
+
+
+@jax.jit
+def _rows(arrays: tuple[Array, ...], index: Int[Array, "n"]) -> tuple[Array, ...]:
+    return tuple(array[index] for array in arrays)

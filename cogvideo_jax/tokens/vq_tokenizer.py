@@ -118,6 +118,6 @@ def load_tokenizer(path: str | Path) -> VQTokenizer:
     tree, description = load_weights(path)
     if description.get("kind") != "tokenizer":
         raise ValueError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
-    tree = jax.tree.map(jnp.asarray, tree)
+    tree = jax.device_put(tree)
     params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
     return VQTokenizer(config_from_dict(description["config"]), params)

@@ -13,7 +13,7 @@ from cogvideo_jax.model.config import TransformerConfig
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.collectives import traffic
 from cogvideo_jax.sampling.decode import DecodeSettings, begin, grown, write_frames, write_slots
-from cogvideo_jax.sampling.keyframes import row_keys
+from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.sampling.logits import Strategy
 from tests.model import tiny
 

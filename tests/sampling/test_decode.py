@@ -12,7 +12,8 @@ from cogvideo_jax.model.transformer import Transformer
 from cogvideo_jax.sampling import decode
 from cogvideo_jax.sampling.decode import DecodeSettings, most_lanes, write_slots
 from cogvideo_jax.sampling.interpolate import interpolate_once, merge_windows, split_windows
-from cogvideo_jax.sampling.keyframes import first_frame, row_keys
+from cogvideo_jax.sampling.keyframes import first_frame
+from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.sampling.logits import Strategy, guide, sample
 from cogvideo_jax.tokens.sequence import shift_right
 from tests.model import tiny

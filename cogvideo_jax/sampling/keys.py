@@ -1,0 +1,23 @@
+"""Random keys of rows: a row's does not depend on how many rows there are."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.notation import Array, Int, Key
+
+
+def row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
+    """One key a row; keys of rows stay as they are."""
+    return rng if rng.ndim else fold(rng[None], np.zeros(rows, np.int32), np.arange(rows))
+
+
+def stage_keys(rngs: Key[Array, "B"], stage: int) -> Key[Array, "B"]:
+    """Keys of the same rows for another piece of work."""
+    return fold(rngs, np.arange(len(rngs)), np.full(len(rngs), stage))
+
+
+@jax.jit
+def fold(rngs: Key[Array, "B"], rows: Int[Array, "n"], numbers: Int[Array, "n"]) -> Key[Array, "n"]:
+    """Key i is that of `rows[i]`, with `numbers[i]` folded in."""
+    return jax.vmap(jax.random.fold_in)(rngs[rows], jnp.asarray(numbers))
