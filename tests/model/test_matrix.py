@@ -6,10 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.model.matrix import CONTRACTED, Matrix, quantize, to_int8
-from cogvideo_jax.model.transformer import Transformer, as_int8, image_head, project
+from cogvideo_jax.model.transformer import Transformer, image_head, project
 from cogvideo_jax.tokens.sequence import shift_right
 from tests.model import tiny
 
@@ -43,13 +42,6 @@ def test_nothing_but_zeros_stays_zero():
     assert not values.any() and np.isfinite(1 / scale).all()
 
 
-def int8_params(params, codes: int):
-    kept: dict = {}
-    for own, leaf in flatten_dict(params, sep="/").items():
-        kept |= as_int8(own, leaf, image_codes=codes)
-    return unflatten_dict(kept, sep="/")
-
-
 def logits_of_steps(config, given: int, params, *, int8_cache: bool):
     """Logits of every generated position, one cached step after another."""
     model, _ = tiny.random_sampler(config)
@@ -73,7 +65,7 @@ def test_logits_stay_near_those_of_full_precision(what, window, record_property)
     _, params = tiny.random_sampler(config)
     exact = logits_of_steps(config, given, params, int8_cache=False)
     if what == "weights":
-        rounded = logits_of_steps(config, given, int8_params(params, config.image_codes), int8_cache=False)
+        rounded = logits_of_steps(config, given, tiny.int8_params(params, config.image_codes), int8_cache=False)
     else:
         rounded = logits_of_steps(config, given, params, int8_cache=True)
     error = float(jnp.sqrt(jnp.mean((rounded - exact) ** 2)) / jnp.std(exact))

@@ -5,9 +5,10 @@ import functools
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Transformer, unroll
+from cogvideo_jax.model.transformer import Transformer, as_int8, unroll
 from cogvideo_jax.tokens.sequence import ClipLayout, base_layout, interpolation_layout, keyframe_layout
 
 KEYFRAMES = keyframe_layout(text_length=5, grid=4)
@@ -70,3 +71,11 @@ def hidden_states(config: TransformerConfig, text, mask, inputs, **options):
     """The whole pass, jitted."""
     model, params = random_model(config)
     return jax.jit(functools.partial(model.apply, **options))({"params": params}, text, mask, inputs)
+
+
+def int8_params(params, codes: int):
+    """Parameters of unrolled layers as they are kept with int8 weights."""
+    kept: dict = {}
+    for own, leaf in flatten_dict(params, sep="/").items():
+        kept |= as_int8(own, leaf, image_codes=codes)
+    return unflatten_dict(kept, sep="/")

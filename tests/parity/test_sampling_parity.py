@@ -1,5 +1,6 @@
 """Golden files c and d: cached sampling of the released code, teacher-forced, and its token laws."""
 
+import dataclasses
 import functools
 
 import jax
@@ -13,6 +14,7 @@ from cogvideo_jax.model.transformer import Transformer, image_head, unroll
 from cogvideo_jax.sampling.decode import DecodeSettings, begin, step_logits
 from cogvideo_jax.sampling.logits import Strategy, cluster_logits, sample, token_probabilities
 from cogvideo_jax.tokens.sequence import shift_right
+from tests.model import tiny
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import base_config, largest, transformer_config
 
@@ -69,10 +71,11 @@ def case(request):
     )
 
 
-def test_every_recorded_step_equals_the_released_sampler(case):
-    model, settings, frames, given = case["model"], case["settings"], case["frames"], case["given"]
+def recorded_steps(case, params, **how):
+    """Our logits at the recorded steps, and those of the released sampler."""
+    model, frames, given = case["model"], case["frames"], case["given"]
     arrays, golden, layout = case["arrays"], case["golden"], case["model"].config.layout
-    params, head = case["params"], image_head(case["params"], model.config)
+    settings, head = dataclasses.replace(case["settings"], **how), image_head(params, model.config)
     cache = begin(params, case["text"], case["mask"], frames[:, :given], model=model, settings=settings)
     inputs = shift_right(frames, boi=model.config.boi).reshape(len(frames), -1)
     steps = jnp.arange(given * layout.frame_tokens, frames.shape[1] * layout.frame_tokens)
@@ -88,9 +91,24 @@ def test_every_recorded_step_equals_the_released_sampler(case):
 
     logits = np.asarray(teacher_forced(cache))
     first = golden["text_len"] + 1 + given * layout.frame_tokens  # index of the first generated token
-    difference = largest(logits[arrays["counters"] - first], arrays["sampled_logits"])
+    return logits[arrays["counters"] - first], arrays["sampled_logits"]
+
+
+def test_every_recorded_step_equals_the_released_sampler(case):
+    difference = largest(*recorded_steps(case, case["params"]))
     print(f"steps {difference:.2e}")
     assert difference < LOGITS
+
+
+@pytest.mark.parametrize("int8", ["weights", "cache"])
+def test_int8_stays_near_the_released_sampler(case, int8):
+    params = case["params"]
+    if int8 == "weights":
+        params = tiny.int8_params(params, case["model"].config.image_codes)
+    ours, theirs = recorded_steps(case, params, int8_cache=int8 == "cache")
+    error = np.sqrt(np.mean((ours - theirs) ** 2)) / np.std(theirs)
+    print(f"int8 {int8}: {error:.2%} of the logits' deviation")
+    assert 1e-5 < error < 0.05
 
 
 def test_prefill_equals_the_released_sampler(case):
