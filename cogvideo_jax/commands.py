@@ -323,7 +323,7 @@ def bench_pipeline(options, _) -> int:
         weights = RandomWeights(options.size, dtype=options.dtype, keep=keep, int8=int8)
         return TextToVideo(weights, int8_cache="cache" in options.int8, growing_cache=options.growing_cache)
 
-    measure = functools.partial(pipeline.measure_pipeline, open_weights)
+    measure = functools.partial(pipeline.measure_pipeline, open_weights, started=pipeline.since_start())
     return _bench(options, measure, [dict(batch=batch) for batch in options.batch], pipeline.cells)
 
 

@@ -98,17 +98,17 @@ class Record:
     def left(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that are still to be made: not recorded in this way, or a file of theirs is gone."""
         lines = read_lines(self.path) if self.path else []
-        done = [{key: line[key] for key in line if key != "files"} for line in lines if self._is_there(line)]
-        return [job for job in jobs if self._line(job) not in done]
+        done = {_text({key: line[key] for key in line if key != "files"}) for line in lines if self._is_there(line)}
+        return [job for job in jobs if _text(self._line(job)) not in done]
 
     def add(self, job: Job, files: Sequence[Path]) -> None:
         """A video is finished."""
         if self.path is None:
             return
-        line = json.dumps(self._line(job) | {"files": [file.name for file in files]}, ensure_ascii=False)
+        line = _text(self._line(job) | {"files": [file.name for file in files]})
         with self.path.open("ab+") as file:
-            file.seek(0)
-            ended = file.read()[-1:] in (b"", b"\n")  # not where a kill has cut a line
+            file.seek(max(0, file.tell() - 1))
+            ended = file.read() in (b"", b"\n")  # not where a kill has cut a line
             file.write(f"{'' if ended else chr(10)}{line}\n".encode())
 
     def _line(self, job: Job) -> dict[str, Any]:
@@ -117,6 +117,10 @@ class Record:
     def _is_there(self, line: Any) -> bool:
         names = line.get("files") if isinstance(line, dict) else None
         return bool(names) and all((self.path.parent / Path(name).name).exists() for name in names)
+
+
+def _text(line: dict[str, Any]) -> str:
+    return json.dumps(line, ensure_ascii=False, sort_keys=True)
 
 
 def run_jobs(

@@ -3,14 +3,14 @@
 import contextlib
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.notation import Array
 
-REPEATS = 20
+TRIES = 20
 COPY_BYTES = {"cpu": 2**28}  # far more than any cache holds
 MATRIX_SIDE = {"cpu": 1536}
 ELSEWHERE_BYTES, ELSEWHERE_SIDE = 2**31, 8192
@@ -36,20 +36,22 @@ class Machine(NamedTuple):
 
 
 def measure(dtype: jnp.dtype) -> Machine:
-    """Best of REPEATS, on one device."""
+    """The best of many tries, on one device."""
     [device] = jax.devices()[:1]
     size = COPY_BYTES.get(device.platform, ELSEWHERE_BYTES)
     side = MATRIX_SIDE.get(device.platform, ELSEWHERE_SIDE)
-    copy = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh memory would have to be found first
-    product = jax.jit(lambda x: x @ x)
-    numbers = jnp.zeros(size // jnp.dtype(dtype).itemsize, dtype)
-    reads = size / _best_seconds(lambda _: jnp.sum(numbers), numbers)
-    return Machine(
-        device.device_kind,
-        2 * size / _best_seconds(copy, numbers),
-        reads,
-        2 * side**3 / _best_seconds(product, jnp.zeros((side, side), dtype)),
-    )
+    numbers, matrix = jnp.zeros(size // jnp.dtype(dtype).itemsize, dtype), jnp.zeros((side, side), dtype)
+    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh memory would have to be found first
+
+    def copy() -> Array:
+        nonlocal numbers
+        numbers = add_one(numbers)
+        return numbers
+
+    bandwidth = 2 * size / best_seconds(copy, repeats=TRIES)
+    reads = size / best_seconds(lambda: jnp.sum(numbers), repeats=TRIES)
+    flops = 2 * side**3 / best_seconds(lambda: matrix @ matrix, repeats=TRIES)
+    return Machine(device.device_kind, bandwidth, reads, flops)
 
 
 def peak_bytes() -> int:
@@ -62,11 +64,13 @@ def profile(folder: str | None) -> contextlib.AbstractContextManager:
     return jax.profiler.trace(folder) if folder else contextlib.nullcontext()
 
 
-def _best_seconds(run: Callable[[Array], Array], x: Array) -> float:
-    """Shortest time of a call on the result of the call before; the first compiles and does not count."""
-    x, times = jax.block_until_ready(run(x)), []
-    for _ in range(REPEATS):
-        begun = time.perf_counter()
-        x = jax.block_until_ready(run(x))
-        times.append(time.perf_counter() - begun)
+def best_seconds(run: Callable[[], Any], *, repeats: int = 3, trace: str | None = None) -> float:
+    """The shortest call after one that warms up; a profile of the last."""
+    jax.block_until_ready(run())
+    times = []
+    for repeat in range(repeats):
+        with profile(trace if repeat == repeats - 1 else None):
+            begun = time.perf_counter()
+            jax.block_until_ready(run())
+            times.append(time.perf_counter() - begun)
     return min(times)

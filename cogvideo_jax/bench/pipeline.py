@@ -25,7 +25,7 @@ class Made(NamedTuple):
     Attributes:
       batch: videos together.
       frames: of a video.
-      started: from the start of the process until weights were asked for; of the first setting only.
+      started: from the start of the process until all modules were there.
       load: weights onto the device.
       compile: all large programs.
       first: the first call, with what small programs it still compiles.
@@ -52,11 +52,15 @@ class Made(NamedTuple):
 
 
 def measure_pipeline(
-    open_weights: Callable[[], TextToVideo], *, machine: Machine, batch: int, trace: str | None = None
+    open_weights: Callable[[], TextToVideo],
+    *,
+    machine: Machine,
+    batch: int,
+    started: float = 0.0,
+    trace: str | None = None,
 ) -> Made:
     """Makes the longest videos at the highest rate that the weights give, twice."""
     del machine  # seconds only
-    started = time.time() - psutil.Process().create_time()
     video, load = _timed(open_weights)
     batch = round_up(batch)
     _, rounds = video.schedule(None, None)
@@ -77,6 +81,11 @@ def _make(video: TextToVideo, batch: int, rounds: list[float], *, seed: int) -> 
     filled = _timed(lambda: video.rounds(keyed[0], prompts, keys, rounds))
     fine = _timed(lambda: video.enlarge(filled[0], prompts, keys) if video.enlarges else filled[0])
     return [keyed, filled, fine, _timed(lambda: video.pixels(np.asarray(fine[0]), prompts, keys, upscale=False))]
+
+
+def since_start() -> float:
+    """Seconds that this process has run."""
+    return time.time() - psutil.Process().create_time()
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

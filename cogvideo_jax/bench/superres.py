@@ -6,9 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.bench.machine import Machine
+from cogvideo_jax.bench.machine import Machine, best_seconds
 from cogvideo_jax.bench.sizes import CLUSTERS, abstract_params, random_like
-from cogvideo_jax.bench.tokenizer import best_seconds
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.sampling.keys import row_keys
 from cogvideo_jax.superres.config import SuperResolutionConfig
@@ -53,7 +52,7 @@ def measure_superres(
     working = working_bytes(program, weights)
     require([Phase("super-resolution", weights, working, advice="use a smaller --batch, --size or --dtype")])
     params = random_like(params)
-    seconds = best_seconds(lambda: program(params, labels, *arguments), trace) / batch
+    seconds = best_seconds(lambda: program(params, labels, *arguments), trace=trace) / batch
     flops = superres_flops(config, all_trained=False).forward
     share = flops / seconds / machine.flops
     return Enlarged(batch, 1e3 * seconds, flops, share, weights + working, compiled)

@@ -1,17 +1,14 @@
 """How fast frames become ids and ids become frames."""
 
 import time
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.bench.machine import Machine, profile
+from cogvideo_jax.bench.machine import Machine, best_seconds
 from cogvideo_jax.bench.sizes import random_tokenizer
 from cogvideo_jax.tokens.vq_config import VQConfig
-
-REPEATS = 3
 
 
 class Tokenized(NamedTuple):
@@ -47,7 +44,7 @@ def measure_tokenizer(
     flops = operations(program.compile()) / batch
     compiled = time.perf_counter() - begun
     run = (lambda: tokenizer.encode(frames)) if what == "encode" else (lambda: tokenizer.decode_float(ids))
-    seconds = best_seconds(run, trace) / batch
+    seconds = best_seconds(run, trace=trace) / batch
     return Tokenized(what, batch, side, 1e3 * seconds, flops, flops / seconds / machine.flops, compiled)
 
 
@@ -62,18 +59,6 @@ def cells(row: Tokenized) -> dict[str, str]:
         "of matrices": f"{row.share:.0%}",
         "compile s": f"{row.compile_seconds:.1f}",
     }
-
-
-def best_seconds(run: Callable[[], Any], trace: str | None) -> float:
-    """The shortest of REPEATS calls after one that warms up; a profile of the last."""
-    jax.block_until_ready(run())
-    times = []
-    for repeat in range(REPEATS):
-        with profile(trace if repeat == REPEATS - 1 else None):
-            begun = time.perf_counter()
-            jax.block_until_ready(run())
-            times.append(time.perf_counter() - begun)
-    return min(times)
 
 
 def operations(program: jax.stages.Compiled) -> float:
