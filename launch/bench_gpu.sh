@@ -28,6 +28,7 @@ measure() { # NAME ARGUMENTS OF cogvideo bench
 
 [[ -n $dry_run ]] || mkdir -p "$out"
 measure stage1 decode --stage stage1 --batch 1 4 8
+measure stage1_growing decode --stage stage1 --batch 1 4 8 --growing-cache
 measure stage2 decode --stage stage2 --batch 1 4 8 --guidance no
 measure stage1_int8 decode --stage stage1 --batch 1 4 8 --int8 weights cache
 measure train1 train --stage stage1 --batch 1 2 4 --remat everything
