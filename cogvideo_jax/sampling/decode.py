@@ -198,11 +198,11 @@ def lower_slots(
     static, config = dict(model=model, settings=settings), model.config
     start = begin.lower(params, text, text_mask, given, **static)
     cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
-    programs, slot = [start], jax.ShapeDtypeStruct((), jnp.int32)
+    programs, number = [start], jax.ShapeDtypeStruct((), jnp.int32)
     first, last = given.shape[1], config.layout.frames - settings.lanes
     for slots in sorted({room(config, settings, slot) for slot in range(first, last + 1, settings.lanes)}):
         cache = grown(cache, slots, config, jax.eval_shape)
-        programs.append(write_frames.lower(params, cache, slot, rngs, labels, **static))
+        programs.append(write_frames.lower(params, cache, number, rngs, labels, **static))
     return programs
 
 
