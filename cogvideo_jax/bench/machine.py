@@ -20,7 +20,7 @@ class Machine(NamedTuple):
     """Attributes:
     device: its name.
     bandwidth: bytes a second of a copy, read and written ones together.
-    reads: bytes a second of a sum. Cores that wait for memory reach less than with a copy, a GPU as much.
+    reads: bytes a second of a sum, which writes nothing.
     flops: operations a second of a matrix product.
     """
 
