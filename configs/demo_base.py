@@ -11,7 +11,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.model.config import demo_base
+from cogvideo_jax.models.cogvideo.config import demo_base
 
 
 def get_config() -> ConfigDict:

@@ -10,7 +10,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.superres.config import demo_iterative
+from cogvideo_jax.models.cogvideo.superres.config import demo_iterative
 
 
 def get_config() -> ConfigDict:

@@ -17,7 +17,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.superres.config import demo_direct
+from cogvideo_jax.models.cogvideo.superres.config import demo_direct
 
 
 def get_config() -> ConfigDict:

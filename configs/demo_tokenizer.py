@@ -11,7 +11,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.tokens.vq_config import DEMO
+from cogvideo_jax.models.cogvideo.vq.config import DEMO
 
 
 def get_config() -> ConfigDict:

@@ -16,7 +16,7 @@ import dataclasses
 
 from ml_collections import ConfigDict
 
-from cogvideo_jax.model.config import cogvideo_stage1
+from cogvideo_jax.models.cogvideo.config import cogvideo_stage1
 
 
 def get_config() -> ConfigDict:

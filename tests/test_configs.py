@@ -7,12 +7,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from cogvideo_jax.recipe import read_recipe
-from cogvideo_jax.tokens.vq_config import config_from_dict
-from cogvideo_jax.tokens.vq_networks import init_networks
+from cogvideo_jax.models.cogvideo.sampling_config import read_recipe
+from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
+from cogvideo_jax.models.cogvideo.training.tasks import build_model
+from cogvideo_jax.models.cogvideo.vq.config import config_from_dict
+from cogvideo_jax.models.cogvideo.vq.networks import init_networks
 from cogvideo_jax.training.config_files import check_keys, load_config
-from cogvideo_jax.training.inherit import abstract_params
-from cogvideo_jax.training.parts import build_model
 from cogvideo_jax.training.state import make_optimizer
 
 FOLDER = Path(__file__).parent.parent / "configs"

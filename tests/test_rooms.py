@@ -91,4 +91,4 @@ def test_importing_the_package_loads_nothing_heavy():
 
 def test_generation_needs_no_training_library():
     heavy = ("grain", "tensorflow_datasets", "ml_collections", "optax", "orbax", "torch", "av")
-    assert loaded_by("cogvideo_jax.text_to_video, cogvideo_jax.generate", heavy) == []
+    assert loaded_by("cogvideo_jax.models.cogvideo.pipeline, cogvideo_jax.jobs", heavy) == []

@@ -18,9 +18,9 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cogvideo_jax.convert.model_parallel import merge_ranks
-from cogvideo_jax.convert.refusal import Refusal, refusing
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
+from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
 
 LATEST, SETTINGS = "latest", "model_config.json"

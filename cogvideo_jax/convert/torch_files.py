@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cogvideo_jax.convert.refusal import Refusal, refusing
+from cogvideo_jax.errors import Refusal, refusing
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
 OLDEST_TORCH = (2, 10)  # the first whose weights_only withstands crafted files (CVE-2025-32434, CVE-2026-24747)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogvideo_jax.convert.refusal import Refusal
+from cogvideo_jax.errors import Refusal
 
 SCRATCH = ".converting"
 

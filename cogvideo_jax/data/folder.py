@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cogvideo_jax.data.clips import Clip, ClipSource
-from cogvideo_jax.runtime.video_io import read_video
+from cogvideo_jax.runtime.media import read_video
 
 LINES, TABLE = "captions.jsonl", "captions.csv"
 

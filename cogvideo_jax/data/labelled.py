@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cogvideo_jax.data.clips import Clip, ClipSource
-from cogvideo_jax.runtime.video_io import fit_square
+from cogvideo_jax.runtime.media import fit_square
 
 # name -> TFDS set, and its frames a second
 LABELLED = {"ucf101": ("ucf101/ucf101_1_256", 25.0)}

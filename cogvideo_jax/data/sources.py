@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from cogvideo_jax.data import motion
-from cogvideo_jax.data.captioned_motion import CaptionedMotion, MotionConfig
 from cogvideo_jax.data.clips import Clip, ClipSource
 from cogvideo_jax.data.folder import FolderSource
 from cogvideo_jax.data.labelled import LABELLED, LabelledSource
+from cogvideo_jax.data.motion import draw as motion
+from cogvideo_jax.data.motion.dataset import CaptionedMotion, MotionConfig
 
 
 class MotionSource(ClipSource):

@@ -9,13 +9,13 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from cogvideo_jax.models.cogvideo.training.tasks import Part, build_part
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
 from cogvideo_jax.runtime.memory import Phase, require, tell_peak
-from cogvideo_jax.runtime.metrics import MetricsWriter
 from cogvideo_jax.training.config_files import check_keys
-from cogvideo_jax.training.parts import Part, build_part
+from cogvideo_jax.training.metrics import MetricsWriter
 from cogvideo_jax.training.state import count, make_schedule
 
 

@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 from optax.contrib import MuonDimensionNumbers
 
-from cogvideo_jax.model.transformer import is_added, stored_dtype
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_added, stored_dtype
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 

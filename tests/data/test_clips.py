@@ -9,7 +9,7 @@ from PIL import Image
 from cogvideo_jax.data import labelled
 from cogvideo_jax.data.folder import FolderSource
 from cogvideo_jax.data.sources import open_source
-from cogvideo_jax.runtime.video_io import write_gif, write_mp4
+from cogvideo_jax.runtime.media import write_gif, write_mp4
 
 
 def write_rows(folder, rows):

@@ -11,15 +11,15 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.model.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.config import TransformerConfig
+from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layout, keyframe_layout
+from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.text import TextTokenizer, fit_text_model
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.vq.config import DEMO
+from cogvideo_jax.models.cogvideo.vq.networks import init_networks
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
-from cogvideo_jax.superres.models import DirectSuperResolution
-from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
-from cogvideo_jax.tokens.text import TextTokenizer, fit_text_model
-from cogvideo_jax.tokens.vq_config import DEMO
-from cogvideo_jax.tokens.vq_networks import init_networks
 from cogvideo_jax.training.state import split_added
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cogvideo_jax.cli import main
+from cogvideo_jax.cli.main import main
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.text_to_video import TextToVideo
-from cogvideo_jax.tokens.vq_tokenizer import load_tokenizer
 
 PROMPT = "a red ball moves to the right"
 PARTS = ("tokenizer", "base", "stage1", "stage2", "superres")

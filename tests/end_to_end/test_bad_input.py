@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cogvideo_jax.cli import main
+from cogvideo_jax.cli.main import main
 
 PROMPT = "a red ball moves to the right"
 

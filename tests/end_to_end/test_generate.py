@@ -7,11 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from cogvideo_jax import generate
-from cogvideo_jax.cli import main
-from cogvideo_jax.runtime.video_io import read_video
-from cogvideo_jax.sampling import decode
-from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax import jobs as generate
+from cogvideo_jax.cli.main import main
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.models.cogvideo.sampling import decode
+from cogvideo_jax.runtime.media import read_video
 
 PROMPT = "a red ball moves to the right"
 
@@ -133,7 +133,7 @@ def test_a_prompt_by_itself_is_made_anew(weights, tmp_path):
 def test_compiled_programs_are_kept_where_asked(weights, tmp_path):
     code = """
 import sys
-from cogvideo_jax.cli import main
+from cogvideo_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
     cache = tmp_path / "programs"

@@ -1,8 +1,8 @@
 """`cogvideo bench pipeline`: every part of a video is timed."""
 
-from cogvideo_jax.bench import pipeline
 from cogvideo_jax.bench.machine import Machine
-from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax.models.cogvideo.bench import pipeline
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 
 MACHINE = Machine("a machine", bandwidth=1e9, reads=1e9, flops=2e9)
 

@@ -6,13 +6,14 @@ import re
 import jax
 import pytest
 
-from cogvideo_jax import plan, weights_folder
-from cogvideo_jax.cli import main
-from cogvideo_jax.plan import Request, plan_generation
+from cogvideo_jax.cli.main import main
+from cogvideo_jax.models.cogvideo import memory_plan as plan
+from cogvideo_jax.models.cogvideo import weights as weights_folder
+from cogvideo_jax.models.cogvideo.memory_plan import Request, plan_generation
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.runtime import memory
 from cogvideo_jax.runtime.memory import Room
 from cogvideo_jax.runtime.weights import read_description
-from cogvideo_jax.text_to_video import TextToVideo
 
 PROMPT = "a red ball moves to the right"
 PROGRAMS = r"jit\((begin|write_frames|enlarge_program|_decode)\)"

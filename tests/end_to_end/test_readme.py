@@ -10,9 +10,9 @@ import pytest
 import sentencepiece
 import torch
 
-from cogvideo_jax.cli import main
-from cogvideo_jax.runtime.video_io import read_video
-from tests.convert.checkpoints import official, tensors, write_sat, write_zip
+from cogvideo_jax.cli.main import main
+from cogvideo_jax.runtime.media import read_video
+from tests.cogvideo.convert.checkpoints import official, tensors, write_sat, write_zip
 from tests.parity.goldens import FOLDER, load
 
 README = Path(__file__).parents[2] / "README.md"

@@ -6,10 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from cogvideo_jax.cli import main
-from cogvideo_jax.model.config import Compat
-from cogvideo_jax.runtime.video_io import read_image, read_video, write_mp4
-from cogvideo_jax.text_to_video import TextToVideo
+from cogvideo_jax.cli.main import main
+from cogvideo_jax.models.cogvideo.config import Compat
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.runtime.media import read_image, read_video, write_mp4
 
 PROMPT = "a red ball moves to the right"
 

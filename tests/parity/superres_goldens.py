@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from cogvideo_jax.convert import superres_names, transformer_names
-from cogvideo_jax.superres.config import CoarseGrid, SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.convert import superres_names, transformer_names
+from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
 
 
 def superres_config(golden: dict, arrays: dict) -> SuperResolutionConfig:

@@ -10,11 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from cogvideo_jax.convert.to_ours import convert
-from cogvideo_jax.model.config import Compat
-from cogvideo_jax.recipe import RELEASED, write_recipe
-from cogvideo_jax.text_to_video import TextToVideo
-from tests.convert.checkpoints import official, write_sat
+from cogvideo_jax.models.cogvideo.config import Compat
+from cogvideo_jax.models.cogvideo.convert.to_ours import convert
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_recipe
+from tests.cogvideo.convert.checkpoints import official, write_sat
 from tests.parity.goldens import golden_files, load
 
 CALLS = ["first frame", "key frames", "9 frames", "17 frames", "33 frames"]

@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogvideo_jax.convert import transformer_names
-from cogvideo_jax.model.config import Compat
-from cogvideo_jax.model.transformer import Transformer, image_head, unroll
-from cogvideo_jax.sampling.decode import DecodeSettings, begin, step_logits
-from cogvideo_jax.sampling.logits import Strategy, cluster_logits, sample, token_probabilities
-from cogvideo_jax.tokens.sequence import shift_right
-from tests.model import tiny
+from cogvideo_jax.models.cogvideo.config import Compat
+from cogvideo_jax.models.cogvideo.convert import transformer_names
+from cogvideo_jax.models.cogvideo.layout import shift_right
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, begin, step_logits
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, cluster_logits, sample, token_probabilities
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head, unroll
+from tests.cogvideo.transformer import tiny
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import base_config, largest, transformer_config
 

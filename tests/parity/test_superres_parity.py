@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cogvideo_jax.sampling.logits import Strategy, top_k_logits
-from cogvideo_jax.superres import sample
-from cogvideo_jax.superres.models import DirectSuperResolution, IterativeSuperResolution
-from cogvideo_jax.tokens.text import left_pad_text
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, top_k_logits
+from cogvideo_jax.models.cogvideo.superres import sample
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
+from cogvideo_jax.models.cogvideo.text import left_pad_text
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.superres_goldens import superres_config, superres_params
 from tests.parity.transformer_goldens import largest

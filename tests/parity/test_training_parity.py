@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from cogvideo_jax.convert import transformer_names
-from cogvideo_jax.model.transformer import Transformer, is_added
-from cogvideo_jax.tokens.sequence import shift_right
-from cogvideo_jax.training.losses import token_losses
+from cogvideo_jax.models.cogvideo.convert import transformer_names
+from cogvideo_jax.models.cogvideo.layout import shift_right
+from cogvideo_jax.models.cogvideo.training.losses import token_losses
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
 

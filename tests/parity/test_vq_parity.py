@@ -5,10 +5,10 @@ import functools
 import numpy as np
 import pytest
 
-from cogvideo_jax.convert.vq_names import from_official, to_official
-from cogvideo_jax.tokens.vq_config import Norm, VQConfig
-from cogvideo_jax.tokens.vq_networks import VQNetworks, normalise
-from cogvideo_jax.tokens.vq_tokenizer import VQTokenizer
+from cogvideo_jax.models.cogvideo.convert.vq_names import from_official, to_official
+from cogvideo_jax.models.cogvideo.vq.config import Norm, VQConfig
+from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, normalise
+from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
 from tests.parity.goldens import golden_files, load, parameters
 
 FILES = golden_files("a_*.npz")

@@ -5,8 +5,8 @@ import math
 
 import numpy as np
 
-from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
+from cogvideo_jax.models.cogvideo.config import TransformerConfig
+from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layout, keyframe_layout
 
 
 def first_frame_position(golden: dict, arrays: dict) -> int:

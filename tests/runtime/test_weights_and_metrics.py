@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from cogvideo_jax.runtime.mesh import make_mesh
-from cogvideo_jax.runtime.metrics import MetricsWriter
 from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.training.metrics import MetricsWriter
 
 TREE = {"layers": {"kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}, "table": np.ones(2, np.float32)}
 

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from cogvideo_jax.data.captions import place_text_model
+from cogvideo_jax.data.cache import TokenCache, write_token_cache
 from cogvideo_jax.data.clips import Clip, ClipSource
-from cogvideo_jax.data.tokenize import TokenCache, write_token_cache
-from cogvideo_jax.model.config import TransformerConfig
-from cogvideo_jax.tokens.sequence import base_layout, interpolation_layout, keyframe_layout
-from cogvideo_jax.tokens.text import TextTokenizer
+from cogvideo_jax.models.cogvideo.config import TransformerConfig
+from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layout, keyframe_layout
+from cogvideo_jax.models.cogvideo.text import TextTokenizer
+from cogvideo_jax.models.cogvideo.text_model import place_text_model
 
 CODES, GRID, TEXT_LENGTH = 32, 2, 12
 LAYOUTS = {"base": base_layout, "stage1": keyframe_layout, "stage2": interpolation_layout}

@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
+from cogvideo_jax.models.cogvideo.training.tasks import build_part
 from cogvideo_jax.runtime import mesh as meshes
-from cogvideo_jax.training.parts import build_part
 
 
 class Compiled(logging.Handler):

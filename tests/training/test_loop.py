@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cogvideo_jax.model.transformer import is_added
+from cogvideo_jax.models.cogvideo.training.tasks import build_part
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_added
 from cogvideo_jax.runtime import memory
 from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training import loop
 from cogvideo_jax.training.loop import Interrupted, train
-from cogvideo_jax.training.parts import build_part
 from cogvideo_jax.training.state import MATRICES, count
 
 

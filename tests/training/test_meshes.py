@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from cogvideo_jax.runtime.media import write_gif
 from cogvideo_jax.runtime.mesh import batch_rows, make_mesh
-from cogvideo_jax.runtime.video_io import write_gif
 from cogvideo_jax.training.config_files import load_config
 from cogvideo_jax.training.loop import train
 from tests.training.on_devices import run_on

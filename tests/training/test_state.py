@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from cogvideo_jax.models.cogvideo.training import tasks as parts
+from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
 from cogvideo_jax.runtime import mesh as meshes
-from cogvideo_jax.training import parts
-from cogvideo_jax.training.inherit import abstract_params
 from cogvideo_jax.training.state import ADAM_RMS, MATRICES, make_optimizer, state_shardings
 
 

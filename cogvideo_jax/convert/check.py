@@ -1,0 +1,74 @@
+"""What is wrong with a checkpoint's names, shapes and types, as one sentence that stays short for 48 layers."""
+
+import re
+from collections.abc import Iterable
+
+from cogvideo_jax.errors import Refusal
+from cogvideo_jax.runtime.safetensors_stream import Leaf
+
+WEIGHTS = ("float16", "bfloat16", "float32")
+LISTED = 12  # groups of names of each kind of fault that are written out
+
+
+def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *, source: object) -> None:
+    """Compares names and shapes.
+
+    Raises:
+      Refusal: lists missing, unexpected and misshapen names, and those that are no floating-point weights.
+    """
+    both = found.keys() & expected.keys()
+    misshapen = [name for name in both if found[name].shape != expected[name]]
+    mistyped = [name for name in both if found[name].dtype.name not in WEIGHTS]
+    faults = _listed("missing", expected.keys() - found.keys()) + _listed("unexpected", found.keys() - expected.keys())
+    faults += _listed("misshapen", misshapen)
+    if misshapen:
+        first = min(misshapen)
+        faults[-1] += f" (of the first {found[first].shape}, expected {expected[first]})"
+    faults += _listed("not of a type that weights have", mistyped)
+    if mistyped:
+        faults[-1] += f" (the first is {found[min(mistyped)].dtype})"
+    if faults:
+        raise Refusal(f"{source} does not fit: " + "; ".join(faults))
+
+
+def check_one_type(found: dict[str, Leaf], names: list[str], *, source: object) -> None:
+    """Layers that become one leaf must have one type."""
+    types = {found[name].dtype.name for name in names}
+    if len(types) > 1:
+        raise Refusal(
+            f"{source} does not fit: {grouped(names)[0]} should have one type, not {' and '.join(sorted(types))}"
+        )
+
+
+def grouped(names: Iterable[str]) -> list[str]:
+    """Names that differ in their layer as one: `layers.{0..47}.bias`; anything odd in a name is escaped."""
+    groups: dict[tuple[str, str | None], list[int]] = {}
+    for name in sorted(names):
+        number = re.search(r"\.(\d{1,6})(?=\.|$)", name)
+        around = (name, None) if number is None else (name[: number.start(1)], name[number.end(1) :])
+        groups.setdefault(around, []).append(int(number[1]) if number else 0)
+    return [
+        _escaped(before) + ("" if after is None else _span(layers) + _escaped(after))
+        for (before, after), layers in groups.items()
+    ]
+
+
+def _escaped(text: str) -> str:
+    return ascii(text[:100])[1:-1]
+
+
+def _span(layers: list[int]) -> str:
+    layers = sorted(layers)
+    if len(layers) == 1:
+        return str(layers[0])
+    if layers == list(range(layers[0], layers[-1] + 1)):
+        return f"{{{layers[0]}..{layers[-1]}}}"
+    return "{" + ",".join(map(str, layers)) + "}"
+
+
+def _listed(kind: str, names: Iterable[str]) -> list[str]:
+    groups = grouped(names)
+    if not groups:
+        return []
+    more = f" and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
+    return [f"{kind} {', '.join(groups[:LISTED])}{more}"]

@@ -1,0 +1,308 @@
+"""Does a generated video show what its sentence says? And do interpolated frames lie where they should?
+
+Measured on the drawn clips of data/motion.py, where motion_checker.py sees what a person sees; the paper let
+persons judge the relevance to the text (section 5.2). At least half of the sentences name a combination of
+object, colour and action that training never showed.
+
+    report = run("weights", prompts=200, seed=0, batch_size=8, out="report.json")
+    print(report_text(report))
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.data.motion import draw as motion
+from cogvideo_jax.evaluation.motion.judge import Judgement, judge
+from cogvideo_jax.evaluation.motion.superres_psnr import enlargement_error
+from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
+from cogvideo_jax.notation import Array, Bool, Float, Int, Key, UInt8
+
+LANGUAGES = ("EN", "ZH")
+TRAITS = ("object", "colour", "action")
+KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
+REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
+INTERPOLATED_CLIPS = 56  # four of each action
+ENLARGED_CLIPS = 14  # one of each action
+
+
+class Prompt(NamedTuple):
+    """What is asked for; `held_out` if training never showed the three together."""
+
+    object: str
+    colour: str
+    action: str
+    language: str
+    held_out: bool
+
+    @property
+    def text(self) -> str:
+        """The sentence, in its plain wording."""
+        spec = motion.MotionSpec(self.object, self.colour, self.action, (0, 0))
+        return motion.captions(spec)[LANGUAGES.index(self.language)]
+
+
+def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.5) -> list[Prompt]:
+    """Prompts in which actions, languages and held-out combinations are balanced against each other.
+
+    Args:
+      held_out_share: at least this share is of held-out combinations.
+
+    Raises:
+      ValueError: no prompts, or no share.
+    """
+    if count < 1 or not 0 <= held_out_share <= 1:
+        raise ValueError(f"expected prompts >= 1 and a share of 0 to 1, got {count} and {held_out_share}")
+    rng = np.random.default_rng(seed)
+    shuffled = [motion.combinations()[i] for i in rng.permutation(len(motion.combinations()))]
+    decks = {}
+    for combination in shuffled:
+        decks.setdefault((combination[2], motion.held_out(*combination)), []).append(combination)
+    drawn = Counter()
+    prompts = []
+    for i in range(count):
+        pair, language = i // 2, LANGUAGES[i % 2]
+        unseen = bool(np.ceil((pair + 1) * held_out_share) > np.ceil(pair * held_out_share))
+        # the action that had its turn least often, and least often in this way
+        action = min(motion.ACTIONS, key=lambda a: (drawn[a], drawn[a, language, unseen], drawn[a, unseen]))
+        deck = decks[action, unseen]
+        prompts.append(Prompt(*deck[drawn[action, unseen] % len(deck)], language, unseen))
+        drawn.update([action, (action, unseen), (action, language, unseen)])
+    return prompts
+
+
+def clip_specs(prompts: Sequence[Prompt], *, seed: int) -> list[motion.MotionSpec]:
+    """Real clips of what the prompts ask for."""
+    rng = np.random.default_rng(seed)
+    return [motion.draw_spec(rng, prompt[:3]) for prompt in prompts]
+
+
+# Does the video show what was asked for -----------------------------------------------------------
+
+
+def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokenizer | None = None) -> dict:
+    """Percent of real clips that the checker reads rightly: drawn and, given a tokenizer, also decoded.
+
+    The decoded clips are the ceiling of generated ones.
+    """
+    drawn = [judge(motion.render(spec)) for spec in clips]
+    report = {"clips": len(clips), "drawn": _percent_right(clips, drawn)}
+    if tokenizer is not None:
+        decoded = [judge(reconstruct(tokenizer, motion.render(spec))) for spec in clips]
+        report["decoded"] = _percent_right(clips, decoded)
+    return report
+
+
+def generate_and_judge(
+    video: TextToVideo, prompts: Sequence[Prompt], rng: Key[Array, ""], *, batch_size: int
+) -> list[Judgement]:
+    """Generates a video of each prompt and reads it; the batch size does not change the videos."""
+
+    def make(batch: list[Prompt], rngs: Key[Array, "B"]) -> list[Judgement]:
+        frames = video([prompt.text for prompt in batch], rngs, upscale=False)
+        return [judge(clip) for clip in frames]
+
+    return _in_batches(make, prompts, rng, batch_size=batch_size)
+
+
+def _in_batches(make: Callable, items: Sequence, rng: Key[Array, ""], *, batch_size: int) -> list:
+    """make(batch, one key an item) of all items; the last batch is filled up, so that all run one program."""
+    if batch_size < 1:
+        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+    results = []
+    for start in range(0, len(items), batch_size):
+        rows = np.arange(start, start + batch_size) % len(items)
+        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.asarray(rows))
+        results.extend(make([items[row] for row in rows], rngs))
+    return results[: len(items)]
+
+
+def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
+    """Percent of videos with the right object, colour, action and all three, and what actions look like."""
+    groups = {
+        "all": [True] * len(prompts),
+        "unseen": [p.held_out for p in prompts],
+        "seen": [not p.held_out for p in prompts],
+        **{language: [p.language == language for p in prompts] for language in LANGUAGES},
+    }
+    right = {}
+    for name, chosen in groups.items():
+        picked = [pair for pair, take in zip(zip(prompts, judgements), chosen) if take]
+        if picked:
+            right[name] = {"videos": len(picked), **_percent_right(*zip(*picked))}
+    actions = {}
+    for action in motion.ACTIONS:
+        shown = Counter(j.action for p, j in zip(prompts, judgements) if p.action == action)
+        if shown:
+            percent = 100 * shown[action] / shown.total()
+            others = {name: n for name, n in shown.most_common() if name != action}
+            actions[action] = {"videos": shown.total(), "right": round(percent, 1), "taken for": others}
+    return {"chance": _chance(), "right": right, "actions": actions}
+
+
+def _percent_right(asked: Sequence, judgements: Sequence[Judgement]) -> dict[str, float]:
+    """Percent right of each trait and of all three; `asked` has the traits as attributes."""
+    pairs = list(zip(asked, judgements))
+    hits = np.array([[getattr(a, trait) == getattr(j, trait) for trait in TRAITS] for a, j in pairs])
+    percent = [*100 * hits.mean(0), 100 * hits.all(1).mean()]
+    return {name: round(float(value), 1) for name, value in zip((*TRAITS, "all three"), percent)}
+
+
+def _chance() -> dict[str, float]:
+    """Percent right of a video that shows any object in any colour doing anything."""
+    sizes = np.array([len(motion.OBJECTS), len(motion.COLOURS), len(motion.ACTIONS)])
+    percent = [*100 / sizes, 100 / sizes.prod()]
+    return {name: round(float(value), 2) for name, value in zip((*TRAITS, "all three"), percent)}
+
+
+# Are interpolated frames where they should be -----------------------------------------------------
+
+
+def interpolation_error(
+    video: TextToVideo, clips: Sequence[motion.MotionSpec], rng: Key[Array, ""], *, batch_size: int
+) -> dict:
+    """Distance of the object from its true path, in pixels, on the frames between real key frames.
+
+    Beside it the distance on the same frames when the tokenizer only encodes and decodes them, and when each
+    frame repeats the key frame before it.
+    """
+
+    def make(batch: list[motion.MotionSpec], rngs: Key[Array, "B"]) -> UInt8[np.ndarray, "B T H W 3"]:
+        keys = np.stack([motion.render(spec)[_is_key_frame(motion.FRAMES)] for spec in batch])
+        texts = [motion.captions(spec)[0] for spec in batch]
+        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, upscale=False)
+
+    tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
+    for spec, made in zip(clips, _in_batches(make, clips, rng, batch_size=batch_size)):
+        times = _times(len(made))
+        new = ~_is_key_frame(len(made))
+        path = motion.path(spec)
+        decoded = reconstruct(video.tokenizer, motion.render(spec)[times])
+        centres = (judge(made).centres, judge(decoded).centres, path[times // KEY_STEP * KEY_STEP])
+        for rows, centre in zip(tracks.values(), centres):
+            rows.append(np.linalg.norm(centre - path[times], axis=-1)[new])
+    return {"clips": len(clips)} | {name: _distances(rows) for name, rows in tracks.items()}
+
+
+def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
+    """Distance of generated, interpolated frames from the action's path out of the video's first frame.
+
+    Only videos whose action is right count. The path is the prompt's and not that of the key frames, whose
+    own distance stands beside it.
+    """
+    apart = {"interpolated": [], "key frames": []}
+    right = [(p, j) for p, j in zip(prompts, judgements) if p.action == j.action]
+    for prompt, judgement in right:
+        way = motion.path(motion.MotionSpec("square", "black", prompt.action, (0, 0)))
+        centres = judgement.centres - judgement.centres[0]
+        distance = np.linalg.norm(centres - way[_times(len(centres))], axis=-1)
+        key = _is_key_frame(len(centres))
+        apart["interpolated"].append(distance[~key])
+        apart["key frames"].append(distance[key][1:])  # the first frame is the anchor
+    return {"clips": len(right)} | {name: _distances(rows) for name, rows in apart.items()}
+
+
+def reconstruct(tokenizer: VQTokenizer, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+    """Frames encoded and decoded."""
+    return np.asarray(tokenizer.decode(tokenizer.encode(frames)))
+
+
+def _times(frames: int) -> Int[np.ndarray, "T"]:
+    """Where evenly spaced frames lie in a whole clip."""
+    return np.linspace(0, motion.FRAMES - 1, frames).astype(int)
+
+
+def _is_key_frame(frames: int) -> Bool[np.ndarray, "T"]:
+    return _times(frames) % KEY_STEP == 0
+
+
+def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
+    """Median and 90th percentile; frames without an object have no place and are counted instead."""
+    values = np.concatenate(rows) if rows else np.zeros(0)
+    seen = values[~np.isnan(values)]
+    shares = {"median": 50, "90 %": 90}
+    figures = {name: round(float(np.percentile(seen, q)), 2) if len(seen) else None for name, q in shares.items()}
+    return {"frames": len(values), "empty": len(values) - len(seen), **figures}
+
+
+# All of it ----------------------------------------------------------------------------------------
+
+
+def run(
+    weights: str | Path,
+    *,
+    prompts: int,
+    seed: int,
+    batch_size: int,
+    int8: Collection[str] = (),
+    out: str | Path | None = None,
+) -> dict:
+    """Measures a folder of weights; writes the report as JSON if `out` is given.
+
+    Args:
+      prompts: how many videos to generate.
+      batch_size: videos that are generated together.
+      int8: as in `TextToVideo.load`.
+
+    Raises:
+      ValueError: numbers below 1, or weights that cannot be read.
+    """
+    asked = agreement_prompts(prompts, seed=seed)
+    video = TextToVideo.load(weights, int8=int8)
+    agreement_rng, interpolation_rng = jax.random.split(jax.random.key(seed))
+    real = clip_specs(agreement_prompts(REAL_CLIPS, seed=seed), seed=seed)
+    unseen = clip_specs(agreement_prompts(INTERPOLATED_CLIPS, seed=seed, held_out_share=1.0), seed=seed)
+    judgements = generate_and_judge(video, asked, agreement_rng, batch_size=batch_size)
+    report = {
+        "weights": str(weights),
+        "prompts": prompts,
+        "seed": seed,
+        "int8": list(int8),
+        "agreement": evaluate_agreement(asked, judgements),
+        "checker": evaluate_checker(real, tokenizer=video.tokenizer),
+        "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),
+        "generated interpolation": generated_interpolation_error(asked, judgements),
+    }
+    if video.enlarges:
+        report["enlargement"] = enlargement_error(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
+    if out is not None:
+        Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def report_text(report: dict) -> str:
+    """The report of `run` as tables for a terminal."""
+    agreement, checker = report["agreement"], report["checker"]
+    lines = [f"percent right of {report['prompts']} generated videos"]
+    lines.append(_row("", ["videos", *TRAITS, "all three"]))
+    lines += [_row(name, values.values()) for name, values in agreement["right"].items()]
+    lines.append(_row("chance", ["", *agreement["chance"].values()]))
+    for kind in ("drawn", "decoded"):
+        if kind in checker:
+            lines.append(_row(f"real clips, {kind}", [checker["clips"], *checker[kind].values()]))
+    lines += ["", _row("action", ["videos", "right", "taken for"])]
+    for action, values in agreement["actions"].items():
+        others = ", ".join(f"{name} {count}" for name, count in values["taken for"].items())
+        lines.append(_row(action, [values["videos"], values["right"]]) + "  " + others)
+    lines += ["", "pixels from the path, interpolated frames"]
+    lines.append(_row("", ["frames", "empty", "median", "90 %"]))
+    for title, key in (("real key frames", "interpolation"), ("generated", "generated interpolation")):
+        lines.append(f"{title}, {report[key]['clips']} clips")
+        rows = ((name, v) for name, v in report[key].items() if isinstance(v, dict))
+        lines += [_row("  " + name, values.values()) for name, values in rows]
+    if "enlargement" in report:
+        figures = report["enlargement"]
+        lines += ["", f"PSNR of the object's pixels in large frames, {figures['clips']} real clips"]
+        lines += [_row("  " + name, [value]) for name, value in figures.items() if name != "clips"]
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(name: str, cells: Iterable) -> str:
+    return f"{name:27}" + "".join(f"{'-' if cell is None else cell:>11}" for cell in cells)

@@ -1,0 +1,164 @@
+"""How fast tokens are written: milliseconds a step, against the time that its bytes take at this machine's bandwidth.
+
+Random weights of any size: nothing needs to be downloaded. A step reads all matrices once, whatever the batch, and the
+caches of every row.
+"""
+
+import functools
+import time
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.bench.machine import Machine, profile
+from cogvideo_jax.models.cogvideo.bench.sizes import CLUSTERS, abstract_params, random_like
+from cogvideo_jax.models.cogvideo.config import TransformerConfig
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, grown, lag, lower_slots, most_lanes
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy
+from cogvideo_jax.models.cogvideo.transformer.cache import Cache
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head
+from cogvideo_jax.notation import Array, PyTree
+from cogvideo_jax.runtime.memory import Phase, compile_all, require, tree_bytes, working_bytes
+from cogvideo_jax.runtime.rng import row_keys
+
+
+class Decoded(NamedTuple):
+    """One measured setting.
+
+    Attributes:
+      batch: clips side by side.
+      guided: whether each has a second row, for guidance.
+      lanes: frames of a clip side by side.
+      ms: milliseconds a step.
+      bytes: that a step reads, by count.
+      share: of the machine's bandwidth, were that all it does.
+      share_of_reads: the same of what it reaches without writing.
+      tokens_a_second: over all clips.
+      steps: that write all frames of the stage.
+      seconds: that they take.
+    """
+
+    batch: int
+    guided: bool
+    lanes: int
+    ms: float
+    bytes: int
+    share: float
+    share_of_reads: float
+    tokens_a_second: float
+    steps: int
+    seconds: float
+    compile_seconds: float
+
+
+def measure_decode(
+    config: TransformerConfig,
+    *,
+    machine: Machine,
+    dtype,
+    batch: int,
+    guided: bool,
+    side_by_side: bool = True,
+    int8: Collection[str] = (),
+    growing_cache: bool = False,
+    trace: str | None = None,
+) -> Decoded:
+    """Writes the frames behind those that are given, all of them with a growing cache, else the first of them.
+
+    Args:
+      side_by_side: as many frames at once as the windows allow; else one.
+      int8: which of "weights" and "cache" are int8.
+      growing_cache: see `DecodeSettings`.
+      trace: folder for a profile.
+    """
+    model, layout = Transformer(config, dtype=dtype, unrolled=True), config.layout
+    lanes, given_frames = most_lanes(config) if side_by_side else 1, max(1, layout.first_loss_slot)
+    text = jnp.full((batch * (1 + guided), layout.text_length), config.image_codes, jnp.int32)
+    given = jnp.zeros((batch, given_frames, layout.frame_tokens), jnp.int32)
+    how = dict(lanes=lanes, int8_cache="cache" in int8, growing_cache=growing_cache)
+    settings = DecodeSettings(Strategy(1.0, 12), CLUSTERS, 3.0 if guided else None, 0.0, **how)
+    labels, keys = jnp.arange(config.image_codes) % CLUSTERS, row_keys(jax.random.key(0), batch)
+    begun = time.perf_counter()
+    params = abstract_params(model, dtype, int8="weights" in int8)
+    start, *writes = compile_all(
+        lower_slots(params, text, text >= 0, given, keys, labels, model=model, settings=settings)
+    )
+    compiled = time.perf_counter() - begun
+    weights = tree_bytes(params)
+    needed = max(working_bytes(program, weights) for program in (start, *writes))
+    require([Phase("writing tokens", weights, needed, advice="use a smaller --batch, --size or --dtype")])
+
+    params = random_like(params)
+    cache, sizes, seconds = start(params, text, text >= 0, given), [], []
+    for slot, write in zip(range(given_frames, layout.frames, lanes), writes):
+        cache = grown(cache, slot + lanes, config) if sizes else cache
+        sizes.append(step_bytes(params, config) + read_bytes(cache))
+        cache, shortest = _best_of_two(
+            lambda cache, write=write, slot=slot: write(params, cache, np.int32(slot), keys, labels), cache, trace
+        )
+        seconds.append(shortest)
+    frame, size = sum(seconds) / len(seconds), sum(sizes) // len(sizes)
+    frame_steps = layout.frame_tokens + (lanes - 1) * lag(config, lanes)
+    speed, groups = size * frame_steps / frame, (layout.frames - given_frames) // lanes
+    return Decoded(
+        batch,
+        guided,
+        lanes,
+        ms=1e3 * frame / frame_steps,
+        bytes=size,
+        share=speed / machine.bandwidth,
+        share_of_reads=speed / machine.reads,
+        tokens_a_second=batch * lanes * layout.frame_tokens / frame,
+        steps=frame_steps * groups,
+        seconds=frame * groups,
+        compile_seconds=compiled,
+    )
+
+
+def _best_of_two(run: Callable[..., tuple[Cache, Array]], cache: Cache, trace: str | None) -> tuple[Cache, float]:
+    """The cache after two calls, which use it up, and the seconds of the shorter; a profile of the second."""
+    times = []
+    for folder in (None, trace):  # the first may still wait for memory
+        with profile(folder):
+            begun = time.perf_counter()
+            cache, _ = jax.block_until_ready(run(cache))
+            times.append(time.perf_counter() - begun)
+    return cache, min(times)
+
+
+def step_bytes(params: PyTree, config: TransformerConfig) -> int:
+    """Of parameters that a step reads: the layers, the final norm, and the head's rows of image codes."""
+    tables = ("token_table", "position_table", "extra_positions", "image_head", "image_head_scale")
+    layers = {name: leaf for name, leaf in params.items() if name not in tables}
+    return tree_bytes((layers, jax.eval_shape(functools.partial(image_head, config=config), params)))
+
+
+def read_bytes(cache: Cache) -> int:
+    """Of the caches that a step reads: its own frames, and across frames one window a lane."""
+    size = 0
+    for layer in cache.layers:
+        size += tree_bytes(layer.spatial)
+        if layer.temporal is not None:
+            windows = layer.temporal.k.shape[0] if layer.temporal.k.ndim == 4 else 1
+            size += tree_bytes(layer.temporal) * (len(layer.spatial) if windows > 1 else 1) // windows
+    return size
+
+
+def cells(row: Decoded) -> dict[str, str]:
+    """As text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "guided": "yes" if row.guided else "no",
+        "lanes": f"{row.lanes}",
+        "ms a step": f"{row.ms:.2f}",
+        "MB a step": f"{row.bytes / 1e6:.1f}",
+        "bandwidth": f"{row.share:.0%}",
+        "of reads": f"{row.share_of_reads:.0%}",
+        "tokens/s": f"{row.tokens_a_second:.1f}",
+        "steps": f"{row.steps}",
+        "s a stage": f"{row.seconds:.1f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

@@ -1,0 +1,70 @@
+"""How fast direct super-resolution enlarges frames, all fine tokens of a frame at once as the pipeline does it."""
+
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from cogvideo_jax.bench.machine import Machine, best_seconds
+from cogvideo_jax.models.cogvideo.bench.sizes import CLUSTERS, abstract_params, random_like
+from cogvideo_jax.models.cogvideo.pipeline import AT_ONCE
+from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, DirectSettings, enlarge_program
+from cogvideo_jax.models.cogvideo.training.flops import superres_flops
+from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
+from cogvideo_jax.runtime.rng import row_keys
+
+
+class Enlarged(NamedTuple):
+    """One measured setting.
+
+    Attributes:
+      batch: frames together.
+      ms: milliseconds a frame.
+      flops: operations a frame, counted from the sizes.
+      share: of the machine's matrix rate.
+      bytes: weights, and what the program needs beside them.
+    """
+
+    batch: int
+    ms: float
+    flops: float
+    share: float
+    bytes: int
+    compile_seconds: float
+
+
+def measure_superres(
+    config: SuperResolutionConfig, *, machine: Machine, dtype: str, batch: int, trace: str | None = None
+) -> Enlarged:
+    """Enlarges frames of one token by random weights."""
+    model = DirectSuperResolution(config, dtype=dtype, unrolled=True)
+    params = abstract_params(model, jnp.dtype(dtype))
+    settings = DirectSettings(DIRECT, CLUSTERS, **AT_ONCE)
+    text, coarse = (jnp.zeros((batch, n), jnp.int32) for n in (config.text_length, config.coarse.grid**2))
+    arguments = text, text == 0, coarse, row_keys(jax.random.key(0), batch)
+    labels = jnp.arange(config.image_codes) % CLUSTERS
+    begun = time.perf_counter()
+    program = enlarge_program.lower(params, labels, *arguments, model=model, settings=settings).compile()
+    compiled, weights = time.perf_counter() - begun, tree_bytes(params)
+    working = working_bytes(program, weights)
+    require([Phase("super-resolution", weights, working, advice="use a smaller --batch, --size or --dtype")])
+    params = random_like(params)
+    seconds = best_seconds(lambda: program(params, labels, *arguments), trace=trace) / batch
+    flops = superres_flops(config, all_trained=False).forward
+    share = flops / seconds / machine.flops
+    return Enlarged(batch, 1e3 * seconds, flops, share, weights + working, compiled)
+
+
+def cells(row: Enlarged) -> dict[str, str]:
+    """As text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "ms a frame": f"{row.ms:.1f}",
+        "GFLOP": f"{row.flops / 1e9:.1f}",
+        "of matrices": f"{row.share:.0%}",
+        "GiB": f"{row.bytes / 2**30:.2f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

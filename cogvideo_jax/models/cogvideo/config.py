@@ -1,0 +1,156 @@
+"""Sizes of a transformer as plain data, and the presets of the 2022 release."""
+
+import dataclasses
+from enum import StrEnum
+
+from cogvideo_jax.models.cogvideo.layout import ClipLayout, base_layout, interpolation_layout, keyframe_layout
+
+
+class Compat(StrEnum):
+    """Whose arithmetic cached sampling follows where the released cache code and training code disagree.
+
+    EXACT: cached sampling equals the training model at every step.
+    RELEASE: the released cache code, bit for bit of its decisions:
+      - context frames of shifted layers attend across the picture's border (their prefill has no region mask);
+      - the text weight is left out of the temporal channel's prefill, and of the guidance rows' steps;
+      - the last token of the first frame is drawn with the settings of the later frames.
+    """
+
+    EXACT = "exact"
+    RELEASE = "release"
+
+
+@dataclasses.dataclass(frozen=True)
+class TransformerConfig:
+    """Every dimension of a base (one channel) or video (two channels) transformer.
+
+    Attributes:
+      layout: text length, grid, frames and their order.
+      vocab_size: V, rows of the embedding table, which is also the output head.
+      image_codes: C, the head's columns that can be generated are 0..C-1.
+      boi: input id that starts every frame.
+      width: D.  heads: A.  layers: G.  mlp_width: F.
+      base_positions: rows of the inherited position table (text, and the frame of time 0).
+      first_frame_position: its row for the first token of the frame of time 0.
+      extra_positions: rows of the added position table (frames of time 1 and later); 0 in the base.
+      temporal: True adds the temporal channel (attention-plus) to every layer.
+      window: side of the temporal channel's windows in tokens, None for full attention. Odd layers shift by half.
+      dropout: rate on embeddings, attention probabilities and MLP output while training.
+    """
+
+    layout: ClipLayout
+    vocab_size: int
+    image_codes: int
+    boi: int
+    width: int
+    heads: int
+    layers: int
+    mlp_width: int
+    base_positions: int
+    first_frame_position: int
+    extra_positions: int
+    temporal: bool
+    window: int | None
+    dropout: float
+
+    def __post_init__(self):
+        layout = self.layout
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+        if self.window is not None and layout.grid % self.window:
+            raise ValueError(f"grid {layout.grid} is not a multiple of window {self.window}")
+        if not 0 <= self.boi < self.vocab_size or self.image_codes > self.vocab_size:
+            raise ValueError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
+        if self.first_frame_position < layout.text_length:
+            raise ValueError(f"first_frame_position {self.first_frame_position} lies inside the text")
+        if self.base_positions < self.first_frame_position + layout.frame_tokens:
+            raise ValueError(f"base_positions {self.base_positions} end inside the first frame")
+        if self.extra_positions < (max(layout.frame_times) if self.temporal else 0) * layout.frame_tokens:
+            raise ValueError(f"extra_positions {self.extra_positions} are too few for {layout.frames} frames")
+
+    @property
+    def head_size(self) -> int:
+        """K."""
+        return self.width // self.heads
+
+
+def from_dict(values: dict) -> TransformerConfig:
+    """The inverse of `dataclasses.asdict`, as read from JSON. Raises ValueError on unknown or missing keys."""
+    try:
+        layout = dict(values["layout"])
+        layout["frame_times"] = tuple(layout["frame_times"])
+        return TransformerConfig(**{**values, "layout": ClipLayout(**layout)})
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not a transformer configuration: {error}") from error
+
+
+def _released(layout: ClipLayout, **changes) -> TransformerConfig:
+    """48 layers of width 3072 over icetk's 150,010 rows."""
+    sizes = dict(
+        layout=layout,
+        vocab_size=150_010,
+        image_codes=20_000,
+        boi=150_000,
+        width=3072,
+        heads=48,
+        layers=48,
+        mlp_width=12_288,
+        base_positions=1024,
+        first_frame_position=512,
+        extra_positions=2000,
+        temporal=True,
+        window=None,
+        dropout=0.1,
+    )
+    return TransformerConfig(**{**sizes, **changes})
+
+
+def cogview2() -> TransformerConfig:
+    """The inherited text-to-image model; also writes the first frame."""
+    return _released(base_layout(text_length=64, grid=20), temporal=False, extra_positions=0)
+
+
+def cogvideo_stage1() -> TransformerConfig:
+    """Sequential generation of five key frames: full temporal attention."""
+    return _released(keyframe_layout(text_length=64, grid=20))
+
+
+def cogvideo_stage2() -> TransformerConfig:
+    """Interpolation of two frames between three: shifted windows of 10 x 10."""
+    return _released(interpolation_layout(text_length=64, grid=20), window=10)
+
+
+def _demo(layout: ClipLayout, **changes) -> TransformerConfig:
+    """What two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 640 text pieces."""
+    sizes = dict(
+        layout=layout,
+        vocab_size=1667,
+        image_codes=1024,
+        boi=1664,
+        width=128,
+        heads=4,
+        layers=4,
+        mlp_width=512,
+        base_positions=88,
+        first_frame_position=24,
+        extra_positions=256,
+        temporal=True,
+        window=None,
+        dropout=0.0,
+    )
+    return TransformerConfig(**{**sizes, **changes})
+
+
+def demo_base() -> TransformerConfig:
+    """One frame of the demo."""
+    return _demo(base_layout(text_length=24, grid=8), temporal=False, extra_positions=0)
+
+
+def demo_stage1() -> TransformerConfig:
+    """Key frames of the demo."""
+    return _demo(keyframe_layout(text_length=24, grid=8))
+
+
+def demo_stage2() -> TransformerConfig:
+    """Interpolation of the demo, with full attention: 8 x 8 tokens are too few to be cut into windows."""
+    return _demo(interpolation_layout(text_length=24, grid=8))

@@ -1,0 +1,144 @@
+"""A part of a folder of weights -> the official names, so that what was trained here can be used with the 2022 code.
+
+In: the folder and the part. Out, by the target's name: a SAT folder (latest, model_config.json, one .pt), a .pt file,
+or safetensors. One array is in memory at a time, every bit is kept, and an interrupted export leaves nothing.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from cogvideo_jax.convert.check import check_leaves
+from cogvideo_jax.convert.checkpoint_files import LATEST, SETTINGS, check_space
+from cogvideo_jax.convert.torch_files import write_torch_file
+from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.models.cogvideo import config as transformer_config
+from cogvideo_jax.models.cogvideo.convert import vq_names
+from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
+from cogvideo_jax.models.cogvideo.convert.sizes import Config, to_settings
+from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, our_shape, restore
+from cogvideo_jax.models.cogvideo.superres import config as superres_config
+from cogvideo_jax.models.cogvideo.vq.config import config_from_dict
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
+from cogvideo_jax.runtime.weights import read_description
+
+ITERATION = "1"  # what `latest` says, and the folder that the weights lie in
+PIECE = 16 << 20  # bytes of a table that are in memory at a time
+
+
+class Official(NamedTuple):
+    """A part under its official names.
+
+    Attributes:
+      leaves: official name -> type and shape.
+      pieces: official name -> its data, in pieces.
+      settings: of `model_config.json`; empty for the tokenizer.
+    """
+
+    leaves: dict[str, Leaf]
+    pieces: Callable[[str], Iterator[np.ndarray]]
+    settings: dict
+
+
+def convert_back(folder: str | Path, target: str | Path, *, part: str) -> Path:
+    """Writes one part under its official names.
+
+    Args:
+      target: a new folder, or a file that ends in .pt or .safetensors.
+
+    Raises:
+      Refusal: one sentence; the part is not there, is damaged or does not fit, or the target exists.
+    """
+    folder, target, part = Path(folder), Path(target), Part(part)
+    if target.exists():
+        raise Refusal(f"{target} exists; choose another name")
+    if part == Part.TOKENIZER and target.suffix not in (".pt", ".safetensors"):
+        raise Refusal(f"the official tokenizer is one file; let {target} end in .pt or .safetensors")
+    official = _tokenizer(folder) if part == Part.TOKENIZER else _transformer(folder, part)
+    check_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    draft = target.with_name(f".{target.name}.converting{target.suffix}")
+    try:
+        _write(official, draft)
+        draft.replace(target)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.unlink(missing_ok=True)
+    return target
+
+
+def _write(official: Official, path: Path) -> None:
+    if path.suffix == ".safetensors":
+        metadata = {SETTINGS: json.dumps(official.settings)} if official.settings else {}
+        write_stream(path, official.leaves, pieces=official.pieces, metadata=metadata)
+    elif path.suffix == ".pt":
+        write_torch_file(path, official.leaves, pieces=official.pieces)
+    else:
+        (path / ITERATION).mkdir(parents=True)
+        (path / LATEST).write_text(ITERATION)
+        (path / SETTINGS).write_text(json.dumps(official.settings, indent=1))
+        rank = path / ITERATION / "mp_rank_00_model_states.pt"
+        write_torch_file(rank, official.leaves, pieces=official.pieces)
+
+
+def _transformer(folder: Path, part: Part) -> Official:
+    path = folder / f"{part}.safetensors"
+    leaves, description = _described(path, part)
+    files = dict.fromkeys(leaves, path)
+    if part != Part.BASE:
+        base = folder / (f"{part}_base.safetensors" if description.get("own_base") else "base.safetensors")
+        inherited, _ = read_description(base)
+        leaves, files = inherited | leaves, dict.fromkeys(inherited, base) | files
+    config, table = _config(description, part, path), table_of(part)
+    rules = {"/".join(path): rule for path, rule in table.items()}
+    check_leaves(leaves, {name: our_shape(rule, config) for name, rule in rules.items()}, source=path)
+    places = {
+        official: (name, layer if "{i}" in rule.official else None)
+        for name, rule in rules.items()
+        for layer, official in enumerate(names_of(rule, config.layers))
+    }
+
+    def pieces(official: str) -> Iterator[np.ndarray]:
+        name, layer = places[official]
+        if layer is None:  # tables, arranged as they are, and larger than all else
+            step = max(1, PIECE * leaves[name].shape[0] // leaves[name].nbytes)
+            for row in range(0, leaves[name].shape[0], step):
+                yield read_leaf(files[name], name, slice(row, min(row + step, leaves[name].shape[0])))
+        else:
+            yield restore(read_leaf(files[name], name, slice(layer, layer + 1))[0], rules[name].kind, config)
+
+    official = {key: Leaf(leaves[name].dtype, official_shape(rules[name], config)) for key, (name, _) in places.items()}
+    return Official(official, pieces, to_settings(config, part))
+
+
+def _config(description: dict, part: Part, path: Path) -> Config:
+    made = superres_config if part in (Part.SUPERRES, Part.ITERSR) else transformer_config
+    with refusing(f"{path} does not describe a {part}"):
+        return made.from_dict(description["config"])
+
+
+def _tokenizer(folder: Path) -> Official:
+    path = folder / f"{Part.TOKENIZER}.safetensors"
+    leaves, description = _described(path, Part.TOKENIZER)
+    with refusing(f"{path} does not describe a tokenizer that the release can have"):
+        config = config_from_dict(description["config"])
+        table = vq_names.name_table(config)
+    ours = {name: "/".join(place.path) for name, place in table.items()}
+    check_leaves(leaves, {ours[name]: place.shape for name, place in table.items()}, source=path)
+    official = {name: Leaf(leaves[ours[name]].dtype, vq_names.official_shape(place)) for name, place in table.items()}
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        yield vq_names.restore(read_leaf(path, ours[name]), table[name])
+
+    return Official(official, pieces, {})
+
+
+def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], dict]:
+    leaves, description = read_description(path)
+    if not isinstance(description, dict) or description.get("kind") != part:
+        raise Refusal(f"{path} does not hold the {part}")
+    return leaves, description

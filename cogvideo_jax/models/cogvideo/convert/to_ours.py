@@ -1,0 +1,217 @@
+"""An official checkpoint -> our part of a folder of weights, one official array in memory at a time.
+
+In: a SAT folder, its zip, a .pt or a safetensors file. Out: PART.safetensors, of the types that the source has, so that
+the way back (to_official) is bit-equal. Parts that stand on the base hold what they add to it; the base is stored once:
+
+    base.safetensors         written by the first stage or base that is converted
+    PART_base.safetensors    where a part's own base differs from that one, be it in a single bit
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from cogvideo_jax.convert.check import check_leaves, check_one_type, grouped
+from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_checkpoint
+from cogvideo_jax.convert.workspace import workspace
+from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.models.cogvideo.convert import vq_names
+from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
+from cogvideo_jax.models.cogvideo.convert.sizes import read_config
+from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
+from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
+from cogvideo_jax.models.cogvideo.layout import base_layout
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_added
+from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
+from cogvideo_jax.runtime.progress import progress_bar
+from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
+
+COMPARED = 16 << 20  # bytes of two bases that are compared at a time
+
+
+class Plan(NamedTuple):
+    """A file of ours that is not written yet.
+
+    Attributes:
+      leaves: path "a/b/c" -> type and shape.
+      pieces: path -> its data, a layer at a time.
+      description: what the file says of itself.
+      dropped: official names that have no place in it.
+    """
+
+    leaves: dict[str, Leaf]
+    pieces: Callable[[str], Iterator[np.ndarray]]
+    description: dict
+    dropped: list[str]
+
+    def only(self, keep: Callable[[tuple[str, ...]], bool], **description) -> "Plan":
+        """Some of the leaves as another file, with changes to the description."""
+        leaves = {name: leaf for name, leaf in self.leaves.items() if keep(tuple(name.split("/")))}
+        return self._replace(leaves=leaves, description=self.description | description)
+
+
+class Converted(NamedTuple):
+    """Files that were written, and what the user should know, in sentences."""
+
+    files: list[Path]
+    notes: list[str]
+
+
+def convert(
+    source: str | Path,
+    target: str | Path,
+    *,
+    part: str | None = None,
+    heads: int | None = None,
+    drop_unexpected: bool = False,
+) -> Converted:
+    """Adds a checkpoint to the folder of weights `target`.
+
+    Args:
+      part: what it is; needed where names, settings and the source's own name leave it open.
+      heads: attention heads, where they are not 64 wide and no `model_config.json` tells them.
+      drop_unexpected: leave out names that the part does not have, as the official loader does; else they are faults.
+
+    Raises:
+      Refusal: one sentence; then the target is as it was.
+    """
+    target = Path(target)
+    with workspace(target) as scratch:
+        checkpoint = open_checkpoint(source, scratch / "unpacked")
+        part = find_part(checkpoint, None if part is None else Part(part))
+        if (target / f"{part}.safetensors").exists():
+            raise Refusal(f"{target} has {part}.safetensors already; remove it or choose another target")
+        plan = _plan(checkpoint, part, heads=heads, drop_unexpected=drop_unexpected)
+        if part != Part.TOKENIZER:
+            plan.description["tokenizer"] = _fingerprint(target)
+        files, notes = _as_files(plan, part, target)
+        if plan.dropped:
+            notes.append(f"left out of {part}: {', '.join(grouped(plan.dropped))}")
+        _write(files, target, scratch)
+        return Converted([target / name for name in files], notes)
+
+
+def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpected: bool) -> Plan:
+    """All of a checkpoint as one file of ours; its data is not read yet.
+
+    Raises:
+      Refusal: names, shapes or types do not fit.
+    """
+    if part == Part.TOKENIZER:
+        return _plan_tokenizer(checkpoint, drop_unexpected)
+    config, table = read_config(checkpoint, part, heads=heads), table_of(part)
+    dropped = _check(checkpoint, official_shapes(config, table), drop_unexpected)
+    leaves, rules = {}, {"/".join(path): rule for path, rule in table.items()}
+    for name, rule in rules.items():
+        official = names_of(rule, config.layers)
+        check_one_type(checkpoint.leaves, official, source=checkpoint.source)
+        leaves[name] = Leaf(checkpoint.leaves[official[0]].dtype, our_shape(rule, config))
+
+    def pieces(name: str) -> Iterator[np.ndarray]:
+        for official in names_of(rules[name], config.layers):
+            yield arrange(checkpoint.read(official), rules[name].kind, config)
+
+    return Plan(leaves, pieces, {"kind": str(part), "config": dataclasses.asdict(config)}, dropped)
+
+
+def _plan_tokenizer(checkpoint: Checkpoint, drop_unexpected: bool) -> Plan:
+    with refusing(f"{checkpoint.source} is no image tokenizer of this kind: its layers do not fit together"):
+        config = vq_sizes({name: leaf.shape for name, leaf in checkpoint.leaves.items()})
+        table = vq_names.name_table(config)
+    shapes = {name: vq_names.official_shape(place) for name, place in table.items()}
+    dropped = _check(checkpoint, shapes, drop_unexpected)
+    places = {"/".join(place.path): (name, place) for name, place in table.items()}
+    leaves = {ours: Leaf(checkpoint.leaves[name].dtype, place.shape) for ours, (name, place) in places.items()}
+
+    def pieces(ours: str) -> Iterator[np.ndarray]:
+        name, place = places[ours]
+        yield vq_names.arrange(checkpoint.read(name), place)
+
+    return Plan(leaves, pieces, {"kind": str(Part.TOKENIZER), "config": dataclasses.asdict(config)}, dropped)
+
+
+def _check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], drop_unexpected: bool) -> list[str]:
+    """The unexpected names if they may be dropped; every other fault is refused."""
+    found = checkpoint.leaves
+    if drop_unexpected:
+        found = {name: leaf for name, leaf in found.items() if name in expected}
+    check_leaves(found, expected, source=checkpoint.source)
+    return sorted(checkpoint.leaves.keys() - found.keys())
+
+
+def _fingerprint(target: Path) -> str | None:
+    """Of the tokenizer beside which a transformer is put; None if there is none yet."""
+    path = target / f"{Part.TOKENIZER}.safetensors"
+    return load_tokenizer(path).fingerprint if path.exists() else None
+
+
+def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], list[str]]:
+    """File name -> plan, the base first; and what to tell about the base."""
+    name = f"{part}.safetensors"
+    if part in (Part.BASE, Part.TOKENIZER):
+        return {name: plan}, []
+    shared, own = target / "base.safetensors", f"{part}_base.safetensors"
+    base = plan.only(lambda path: not is_added(path), kind=f"{part}_base")
+    if part in STAGES and not shared.exists():
+        return {shared.name: _as_base(base), name: plan.only(is_added, own_base=False)}, []
+    if shared.exists() and _has_weights_of(base, shared):
+        notes = [f"the base of {part} is equal to {shared} and shared with it"]
+        return {name: plan.only(is_added, own_base=False)}, notes
+    why = f"differs from {shared}" if shared.exists() else f"has no {shared} to be shared with"
+    files = {own: base, name: plan.only(is_added, own_base=True)}
+    return files, [f"the base of {part} {why}, so it is stored beside it as {own}"]
+
+
+def _as_base(plan: Plan) -> Plan:
+    """A stage's base as the model that writes the first frame."""
+    config = plan.description["config"]
+    layout = base_layout(text_length=config["layout"]["text_length"], grid=config["layout"]["grid"])
+    config = config | {"layout": dataclasses.asdict(layout), "temporal": False, "extra_positions": 0, "window": None}
+    return plan._replace(description=plan.description | {"kind": str(Part.BASE), "config": config})
+
+
+def _has_weights_of(plan: Plan, path: Path) -> bool:
+    """True if a file of ours holds the very bits of a plan."""
+    with refusing(f"{path} is damaged; remove it, and its base will be converted again"):
+        leaves, _ = read_header(path)
+    return leaves == plan.leaves and all(
+        _same_bits(plan.pieces(name), path, name, leaf) for name, leaf in leaves.items()
+    )
+
+
+def _same_bits(pieces: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) -> bool:
+    """Compares bytes, so that not-a-numbers are equal to themselves and -0 is not 0."""
+    step = max(1, COMPARED // max(1, leaf.nbytes // leaf.shape[0]))
+    row = 0
+    for piece in pieces:
+        rows = piece if piece.ndim == len(leaf.shape) else piece[None]
+        for start in range(0, len(rows), step):
+            ours = read_leaf(path, name, slice(row + start, row + min(start + step, len(rows))))
+            if not np.array_equal(as_bytes(rows[start : start + step]), as_bytes(ours)):
+                return False
+        row += len(rows)
+    return True
+
+
+def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
+    """Writes all files aside, then gives them their names, the base first: a part never stands without its base."""
+    size = sum(leaf.nbytes for plan in files.values() for leaf in plan.leaves.values())
+    check_space(target, size, f"writing to {target}")
+    with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
+        for name, plan in files.items():
+            pieces = functools.partial(_counted, plan.pieces, bar)
+            metadata = {"description": json.dumps(plan.description)}
+            write_stream(scratch / name, plan.leaves, pieces=pieces, metadata=metadata)
+    for name in files:
+        (scratch / name).replace(target / name)
+
+
+def _counted(pieces: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
+    for piece in pieces(name):
+        yield piece
+        bar.update(piece.nbytes)

@@ -1,0 +1,263 @@
+"""The jitted heart of sampling: read what is given once, then write frames token by token.
+
+`begin` fills a cache, `write_frames` writes slots with a scan over their tokens and updates the cache in place. Both
+have static shapes: a stage compiles them once, whatever the prompt; with a growing cache `write_frames` once a frame.
+
+Frames are written one after another, or side by side where windows allow it (paper section 3.3): a token looks at the
+frames before it in its own window only, so a frame can follow the one before at a fixed lag, one *lane* behind another:
+
+    lane 0   1 2 3 4 5 6 7 8 9 . . . .
+    lane 1   . . 1 2 3 4 5 6 7 8 9 . .      each column is one step
+    lane 2   . . . . 1 2 3 4 5 6 7 8 9
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
+from cogvideo_jax.models.cogvideo.layout import shift_right
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, guide, sample
+from cogvideo_jax.models.cogvideo.transformer.cache import Cache, Kept, with_room
+from cogvideo_jax.models.cogvideo.transformer.masks import smallest_lag
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head, project
+from cogvideo_jax.nn.quantized import Matrix
+from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
+from cogvideo_jax.runtime.mesh import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class DecodeSettings:
+    """What is fixed while a stage writes.
+
+    Attributes:
+      strategy: how tokens are drawn.
+      clusters: number of clusters in `labels`.
+      guidance: scale of classifier-free guidance; None runs without (half the rows).
+      text_log_weight: added to scores towards text.
+      limited: the spatial cache keeps the frames in progress only.
+      lanes: frames written side by side; they must divide those that a layout is to get. The tokens are the same.
+      int8_cache: keys and values are kept as int8: fewer bytes to read, and not the same tokens.
+      growing_cache: across frames there is room for the frames that exist only, and a step reads no others. Each
+        number of frames is a program of its own, so it is for long work.
+      compat: see Compat.
+      last_token: strategy of a frame's last token where it differs (release, first frame).
+    """
+
+    strategy: Strategy
+    clusters: int
+    guidance: float | None
+    text_log_weight: float
+    limited: bool = True
+    lanes: int = 1
+    int8_cache: bool = False
+    growing_cache: bool = False
+    compat: Compat = Compat.EXACT
+    last_token: Strategy | None = None
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def begin(
+    params: PyTree,
+    text: Int[Array, "R S"],
+    text_mask: Bool[Array, "R S"],
+    given: Int[Array, "B g N"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+) -> Cache:
+    """Cache after text and given frames.
+
+    Args:
+      text: R = B rows, or with guidance 2B rows: the prompts, then the guidance texts.
+      given: complete frames in slot order; g may be 0.
+    """
+    inputs = _for_rows(shift_right(given, boi=model.config.boi), settings)
+    _, cache = model.apply(
+        {"params": params},
+        _in_pairs(text, settings),
+        _in_pairs(text_mask, settings),
+        inputs,
+        text_log_weight=settings.text_log_weight,
+        limited=settings.limited,
+        lanes=settings.lanes,
+        slots=room(model.config, settings, given.shape[1]),
+        int8=settings.int8_cache,
+        compat=settings.compat,
+        method=Transformer.prefill,
+    )
+    return cache
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"), donate_argnames="cache")
+def write_frames(
+    params: PyTree,
+    cache: Cache,
+    slot: Int[Array, ""],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+) -> tuple[Cache, Int[Array, "B lanes N"]]:
+    """Writes the frames of as many slots as there are lanes, from `slot` on.
+
+    Args:
+      rngs: one key a row; the token at a position depends on its row's key and the position only.
+      labels: cluster of every image code.
+    """
+    config, lanes, rows = model.config, jnp.arange(settings.lanes), rngs.shape[0]
+    head = image_head(params, config)
+    frame_tokens = config.layout.frame_tokens
+    behind = lag(config, settings.lanes) * lanes
+
+    def one_step(carry, step):
+        cache, inputs = carry
+        # A lane that has not begun, or is done, does its first or its last token again: same numbers, same place.
+        offset = jnp.clip(step - behind, 0, frame_tokens - 1)
+        index = (slot + lanes) * frame_tokens + offset
+        tokens = inputs[:, lanes, offset]
+        cache, logits = step_logits(params, head, cache, tokens, index, model=model, settings=settings)
+        drawn = _draw(rngs, logits, index, offset == frame_tokens - 1, labels, settings)
+        return (cache, inputs.at[:, lanes, offset + 1].set(drawn)), None
+
+    inputs = jnp.full((rows, settings.lanes, frame_tokens + 1), config.boi, jnp.int32)
+    steps = jnp.arange(frame_tokens + lag(config, settings.lanes) * (settings.lanes - 1))
+    (cache, inputs), _ = jax.lax.scan(one_step, (cache, inputs), steps)
+    return cache, inputs[:, :, 1:]
+
+
+def step_logits(
+    params: PyTree,
+    head: Matrix,
+    cache: Cache,
+    tokens: Int[Array, "B lanes"],
+    index: Int[Array, "lanes"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+) -> tuple[Cache, Float[Array, "B lanes C"]]:
+    """One cached step: input tokens at `index` -> logits over image codes, guided where asked.
+
+    Args:
+      head: of the parameters, taken out before the loop, which would copy these rows at every step.
+    """
+    weight = settings.text_log_weight
+    if settings.guidance is not None and settings.compat == Compat.RELEASE:
+        weight = jnp.tile(jnp.asarray([weight, 0.0]), tokens.shape[0])
+    variables = {"params": params}
+    rows = _for_rows(tokens, settings)
+    hidden, cache = model.apply(variables, rows, index, cache, text_log_weight=weight, method=Transformer.step)
+    logits = project(hidden, head, model.dtype)
+    return cache, logits if settings.guidance is None else guide(logits, settings.guidance)
+
+
+def write_slots(
+    params: PyTree,
+    text: Int[Array, "R S"],
+    text_mask: Bool[Array, "R S"],
+    given: Int[Array, "B g N"],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+    on_frame=lambda: None,
+) -> Int[np.ndarray, "B T N"]:
+    """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
+    cache = begin(params, text, text_mask, given, model=model, settings=settings)
+    slots, lanes = [np.asarray(given)], settings.lanes
+    for slot in range(given.shape[1], model.config.layout.frames, lanes):
+        if settings.growing_cache and slot > given.shape[1]:
+            cache = grown(cache, slot + lanes, model.config)
+        cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
+        slots.append(np.asarray(frames))
+        for _ in range(lanes):
+            on_frame()
+    return np.concatenate(slots, axis=1)
+
+
+def lower_slots(
+    params: PyTree,
+    text: Int[Array, "R S"],
+    text_mask: Bool[Array, "R S"],
+    given: Int[Array, "B g N"],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+) -> list[jax.stages.Lowered]:
+    """The programs that `write_slots` calls, of arguments of which shapes are enough: `begin`, then `write_frames` for
+    every number of frames that the cache has room for.
+    """
+    static, config = dict(model=model, settings=settings), model.config
+    start = begin.lower(params, text, text_mask, given, **static)
+    cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
+    programs, number = [start], jax.ShapeDtypeStruct((), jnp.int32)
+    first, last = given.shape[1], config.layout.frames - settings.lanes
+    for slots in sorted({room(config, settings, slot) for slot in range(first, last + 1, settings.lanes)}):
+        cache = grown(cache, slots, config, jax.eval_shape)
+        programs.append(write_frames.lower(params, cache, number, rngs, labels, **static))
+    return programs
+
+
+def room(config: TransformerConfig, settings: DecodeSettings, slot: int) -> int:
+    """Slots for which the cache has room across frames while those from `slot` on are written."""
+    return slot + settings.lanes if settings.growing_cache else config.layout.frames
+
+
+def _replaced(change: Callable[[Kept], Kept], kept: Kept) -> Kept:
+    """At once, so that no more than one layer is there twice."""
+    changed = change(kept)
+    for leaf in jax.tree.leaves(kept):
+        leaf.delete()
+    return changed
+
+
+def grown(cache: Cache, slots: int, config: TransformerConfig, call: Callable = _replaced) -> Cache:
+    """With room for more slots across frames; `cache` is used up. `call` applies a function to what a layer keeps."""
+    grow = functools.partial(with_room, slots=slots, config=config, length=cache.text_mask.shape[1])
+    layers = (layer.replace(temporal=layer.temporal and call(grow, layer.temporal)) for layer in cache.layers)
+    return cache.replace(layers=tuple(layers))
+
+
+def lag(config: TransformerConfig, lanes: int) -> int:
+    """Steps that a lane is behind the one before."""
+    return 0 if lanes == 1 else smallest_lag(config.layout.grid, config.window)
+
+
+def usual_lanes(config: TransformerConfig) -> int:
+    """As many as possible where a step takes the time of reading the weights; one on a CPU, where products take it."""
+    return 1 if jax.default_backend() == "cpu" else most_lanes(config)
+
+
+def most_lanes(config: TransformerConfig) -> int:
+    """Frames that can be written side by side: all that a stage writes where it has windows, else one."""
+    layout = config.layout
+    return 1 if config.window is None else layout.frames - layout.first_loss_slot
+
+
+def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int[Array, "B lanes"]:
+    """A token of every row and lane."""
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(rngs, index)
+    flat = keys.reshape(-1), constrain(logits.reshape(-1, logits.shape[-1]), "batch", None)
+    drawn = sample(*flat, settings.strategy, labels, settings.clusters).reshape(keys.shape)
+    if settings.last_token is not None:
+        last = sample(*flat, settings.last_token, labels, settings.clusters).reshape(keys.shape)
+        drawn = jnp.where(is_last, last, drawn)
+    return constrain(drawn.astype(jnp.int32), "batch", None)
+
+
+def _for_rows(x: Array, settings: DecodeSettings) -> Array:
+    """Every row twice, one after the other, when guidance needs a second one."""
+    return x if settings.guidance is None else jnp.repeat(x, 2, axis=0)
+
+
+def _in_pairs(x: Array, settings: DecodeSettings) -> Array:
+    """Two halves of rows -> each row of the first half before its own of the second, on the same device."""
+    return x if settings.guidance is None else jnp.stack(jnp.split(x, 2), axis=1).reshape(x.shape)

@@ -1,0 +1,62 @@
+"""Stage 2: frames between frames, recursively 5 -> 9 -> 17 -> 33 (paper section 3.1, figure 2).
+
+A window of three neighbouring frames gets one new frame in each of its two gaps; neighbours share a frame. All windows
+of a round are independent and go through the model in chunks of one fixed size, so that every round uses one
+compiled program.
+"""
+
+import numpy as np
+
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, write_slots
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
+from cogvideo_jax.notation import Array, Bool, Int, Key, PyTree
+from cogvideo_jax.runtime.rng import fold
+
+
+def interpolate_once(
+    params: PyTree,
+    text: Int[np.ndarray, "B S"],
+    text_mask: Bool[np.ndarray, "B S"],
+    frames: Int[np.ndarray, "B T N"],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: Transformer,
+    settings: DecodeSettings,
+    chunk: int,
+    on_frame=lambda: None,
+) -> Int[np.ndarray, "B 2T-1 N"]:
+    """One round: 2T - 1 frames in order of time.
+
+    Args:
+      text: of the round's duration.
+      frames: T odd, at least 3, in order of time.
+      rngs: one key a clip.
+      chunk: windows that go through the model together; the last chunk is filled up with copies.
+    """
+    batch, length, _ = frames.shape
+    if length < 3 or length % 2 == 0:
+        raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {length}")
+    windows = split_windows(frames)
+    count = windows.shape[1]
+    windows, slots = windows.reshape(batch * count, *windows.shape[2:]), []
+    for start in range(0, len(windows), chunk):
+        rows = np.arange(start, start + chunk) % len(windows)
+        clips, numbers = np.divmod(rows, count)
+        given = text[clips], text_mask[clips], windows[rows], fold(rngs, clips, numbers)
+        slots.append(write_slots(params, *given, labels, model=model, settings=settings, on_frame=on_frame))
+    written = np.concatenate(slots)[: batch * count]
+    return merge_windows(written.reshape(batch, count, *written.shape[1:]))
+
+
+def split_windows(frames: Int[np.ndarray, "B T N"]) -> Int[np.ndarray, "B windows 3 N"]:
+    """Window i holds frames 2i, 2i + 1, 2i + 2."""
+    count = (frames.shape[1] - 1) // 2
+    return frames[:, 2 * np.arange(count)[:, None] + np.arange(3)]
+
+
+def merge_windows(slots: Int[np.ndarray, "B windows 5 N"]) -> Int[np.ndarray, "B T N"]:
+    """Slots hold times 0, 2, 4, 1, 3: each window gives its first four times, the last window its end as well."""
+    batch, count, _, tokens = slots.shape
+    body = slots[:, :, np.asarray([0, 3, 1, 4])].reshape(batch, 4 * count, tokens)
+    return np.concatenate([body, slots[:, -1:, 2]], axis=1)

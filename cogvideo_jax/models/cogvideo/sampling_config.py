@@ -1,0 +1,102 @@
+"""How a set of weights wants to be sampled: `pipeline.json` beside the weights."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+from cogvideo_jax.models.cogvideo.sampling.logits import FIRST_FRAME, VIDEO, Strategy
+from cogvideo_jax.models.cogvideo.superres.sample import DIRECT
+from cogvideo_jax.models.cogvideo.text import FIRST_FRAME_SUFFIX
+
+FILE = "pipeline.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a set of weights wants to be sampled.
+
+    Attributes:
+      pixels: side of the square frames that the stages write, before super-resolution.
+      keyframe_fps: frame rates at which stage 1 was trained; a clip lasts (T - 1) / rate seconds.
+      interpolation_fps: frame rates that stage 2 can produce.
+      first_frame, keyframes, interpolation, superres: how tokens are drawn in each.
+      first_frame_suffix: behind the prompt for the base.
+      guidance: scale in stage 1, None for none.
+      guided_suffix: behind the prompt in stage 1 when guided.
+      text_log_weight: added to scores towards text wherever there is no guidance.
+      windows_per_call: interpolation windows that go through stage 2 together; None for all of the last round, or
+        as many of them as the memory plan finds room for.
+      enlarged_per_call, decoded_per_call: frames that go together through super-resolution, and to pixels.
+      whole_words: the text model has every word it was trained on as one piece, so that a word in several pieces is
+        one that the weights have never seen.
+    """
+
+    pixels: int
+    keyframe_fps: tuple[float, ...]
+    interpolation_fps: tuple[float, ...]
+    first_frame: Strategy
+    keyframes: Strategy
+    interpolation: Strategy
+    superres: Strategy
+    first_frame_suffix: str
+    guidance: float | None
+    guided_suffix: str
+    text_log_weight: float
+    windows_per_call: int | None
+    enlarged_per_call: int
+    decoded_per_call: int
+    whole_words: bool
+
+    def doublings(self, rate: float, to: float | None) -> list[float]:
+        """Frame rates after each round of interpolation from `rate` until `to`, by default until there is no more.
+
+        Raises:
+          ValueError: `to` cannot be reached.
+        """
+        rates = [rate]
+        while rates[-1] * 2 in self.interpolation_fps:
+            rates.append(rates[-1] * 2)
+        to = rates[-1] if to is None else to
+        if to not in rates:
+            possible = ", ".join(f"{rate:g}" for rate in rates)
+            raise ValueError(f"these weights give {possible} frames a second, not {to:g}")
+        return rates[1 : rates.index(to) + 1]
+
+
+# The flags of the released script; its stage 1 was trained last at 1 frame a second and more (paper, section 4).
+RELEASED = Recipe(
+    pixels=160,
+    keyframe_fps=(1.0,),
+    interpolation_fps=(2.0, 4.0, 8.0),
+    first_frame=FIRST_FRAME,
+    keyframes=VIDEO,
+    interpolation=VIDEO,
+    superres=DIRECT,
+    first_frame_suffix=FIRST_FRAME_SUFFIX,
+    guidance=3.0,
+    guided_suffix=" 视频",
+    text_log_weight=1.4,
+    windows_per_call=None,
+    enlarged_per_call=12,
+    decoded_per_call=4,
+    whole_words=False,
+)
+STRATEGIES = ("first_frame", "keyframes", "interpolation", "superres")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Reads `pipeline.json`. Raises ValueError if it is missing or not a recipe."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        strategies = {name: Strategy(**values.pop(name)) for name in STRATEGIES}
+        rates = {name: tuple(values.pop(name)) for name in ("keyframe_fps", "interpolation_fps")}
+        return Recipe(**values, **strategies, **rates)
+    except OSError as error:
+        raise ValueError(f"{path.parent} is no folder of weights: it has no readable {FILE}") from error
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{path} is not a recipe of this project: {error}") from error
+
+
+def write_recipe(path: Path, recipe: Recipe) -> None:
+    """Writes `pipeline.json`."""
+    path.write_text(json.dumps(dataclasses.asdict(recipe), ensure_ascii=False, indent=1), encoding="utf-8")

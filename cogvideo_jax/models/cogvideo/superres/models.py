@@ -1,0 +1,206 @@
+"""The two models of CogView2's super-resolution; all layers are the base's sandwich with another attention.
+
+| model     | sequence                | a fine token looks at                        | added to the base            |
+|-----------|-------------------------|----------------------------------------------|------------------------------|
+| direct    | [text | coarse | fine]  | 5 x 5 coarse and 9 x 5 fine tokens around it | local channel, positions     |
+| iterative | [text | fine]           | the text and 9 x 5 fine tokens around it     | positions                    |
+
+Both read the fine tokens that are known, BOI in place of the others, and give every fine token's logits at its own
+place. In the direct model text and coarse tokens run through the base as it is (text sees text; coarse tokens see the
+text and each other in both directions), fine tokens through a channel of their own; its keys of the coarse grid are the
+base's. Norms and MLPs are shared. Parameters have the paths they have in `model.transformer`.
+"""
+
+import flax.linen as nn
+import flax.struct
+import jax.numpy as jnp
+
+from cogvideo_jax.models.cogvideo.layout import ClipLayout, shift_right
+from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.superres.local_attention import Neighbourhood, attend_locally
+from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend, matrix_init, scaled_init
+from cogvideo_jax.models.cogvideo.transformer.block import Sandwich
+from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.notation import Array, Bool, Float, Int
+
+
+@flax.struct.dataclass
+class Call:
+    """What every layer of one call shares.
+
+    Attributes:
+      text_mask: [B S], False on padding.
+      train: dropout is on.
+    """
+
+    text_mask: Bool[Array, "B S"]
+    train: bool = flax.struct.field(pytree_node=False)
+
+
+class DirectBlock(Sandwich):
+    """Text and coarse tokens by the base's attention, fine tokens by the local channel."""
+
+    config: SuperResolutionConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"], call: Call):
+        """Returns x and nothing to keep, as `nn.scan` wants it."""
+        u = self._norm("norm_attention_in", x)
+        config, coarse = self.config, self.config.coarse
+        given = config.text_length + coarse.grid**2
+        base = self._projections("spatial", scaled_init(config.layers))
+        local = self._projections("local", matrix_init)
+        base_query, base_keys = base.project(u[:, :given])
+        on_given = spatial_attention(
+            base_query,
+            base_keys,
+            layout=_given_layout(config),
+            text_mask=call.text_mask,
+            text_log_weight=0.0,
+            dropout=self._dropout(call),
+        )
+        fine_query, fine_keys = local.project(u[:, given:])
+        coarse_keys = KeysValues(*(keys[:, config.text_length :] for keys in base_keys))
+        sources = (
+            Neighbourhood(_on_grid(coarse_keys, coarse.grid), coarse.kernel),
+            Neighbourhood(_on_grid(fine_keys, config.fine_grid), config.fine_kernel),
+        )
+        query = _to_grid(fine_query, config.fine_grid)
+        on_fine = attend_locally(query, sources, dropout=self._dropout(call)).reshape(fine_query.shape)
+        attended = jnp.concatenate([base.merge(on_given), local.merge(on_fine)], axis=1)
+        return self._add(x, attended, call), None
+
+
+class IterativeBlock(Sandwich):
+    """Text and fine tokens by the base's weights; fine tokens see the text and their neighbourhood."""
+
+    config: SuperResolutionConfig
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "B L D"], call: Call):
+        """Returns x and nothing to keep, as `nn.scan` wants it."""
+        config, length = self.config, self.config.text_length
+        base = self._projections("spatial", scaled_init(config.layers))
+        query, keys = base.project(self._norm("norm_attention_in", x))
+        text = KeysValues(keys.k[:, :length], keys.v[:, :length])
+        fine = KeysValues(keys.k[:, length:], keys.v[:, length:])
+        dropout = self._dropout(call)
+        on_text = attend(query[:, None, :length], text, text_mask=call.text_mask, dropout=dropout)[:, 0]
+        on_fine = attend_locally(
+            _to_grid(query[:, length:], config.fine_grid),
+            (Neighbourhood(_on_grid(fine, config.fine_grid), config.fine_kernel),),
+            text=text,
+            text_mask=call.text_mask,
+            dropout=dropout,
+        )
+        context = jnp.concatenate([on_text, on_fine.reshape(fine.k.shape)], axis=1)
+        return self._add(x, base.merge(context), call), None
+
+
+class DirectSuperResolution(Backbone):
+    """Coarse tokens -> all fine tokens in one pass."""
+
+    config: SuperResolutionConfig
+
+    def setup(self):
+        if self.config.coarse is None:
+            raise ValueError("the direct model needs the sizes of the coarse grid, got coarse=None")
+        self._make(DirectBlock, in_axes=(nn.broadcast,), extra_positions=self.config.fine_tokens)
+
+    def __call__(
+        self,
+        text: Int[Array, "B S"],
+        text_mask: Bool[Array, "B S"],
+        coarse: Int[Array, "B n"],
+        fine: Int[Array, "B N"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
+        """Final hidden states of [text | coarse | fine]; a fine token's is at its own place.
+
+        Inside, fine inputs stand one place to the right (BOI first, the last one dropped), for the release was
+        trained so. Attention is not causal: a token that is to be predicted must be BOI in `fine`.
+
+        Args:
+          text: left-padded ids.
+          text_mask: False on padding.
+          coarse: ids of the picture to enlarge.
+          fine: known ids, BOI where not known.
+          train: dropout on; needs the rng "dropout".
+        """
+        first = self.config.coarse.first_position
+        shifted = shift_right(fine[:, None], boi=self.config.boi)[:, 0]
+        positions = self.position_table[first : first + coarse.shape[1]]
+        parts = [
+            self._embed_text(text, text_mask),
+            self._embed_tokens(coarse) + positions.astype(self.dtype),
+            self._embed_tokens(shifted) + self.extra_positions.astype(self.dtype),
+        ]
+        return _through_layers(self, parts, text_mask, train=train)
+
+    @nn.nowrap
+    def empty_inputs(self) -> tuple[Array, ...]:
+        """One row of what `__call__` reads, for its shapes."""
+        text, coarse, fine = (
+            jnp.zeros((1, length), jnp.int32)
+            for length in (self.config.text_length, self.config.coarse.grid**2, self.config.fine_tokens)
+        )
+        return text, text == 0, coarse, fine
+
+
+class IterativeSuperResolution(Backbone):
+    """Fine tokens with gaps -> all fine tokens."""
+
+    config: SuperResolutionConfig
+
+    def setup(self):
+        if self.config.coarse is not None:
+            raise ValueError("the iterative model reads no coarse grid: its config must have coarse=None")
+        self._make(IterativeBlock, in_axes=(nn.broadcast,), extra_positions=self.config.fine_tokens)
+
+    def __call__(
+        self,
+        text: Int[Array, "B S"],
+        text_mask: Bool[Array, "B S"],
+        fine: Int[Array, "B N"],
+        *,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
+        """Final hidden states of [text | fine].
+
+        Args:
+          text: left-padded ids; the release keeps the first 16 of a text.
+          text_mask: False on padding.
+          fine: known ids, BOI where not known.
+          train: dropout on; needs the rng "dropout".
+        """
+        on_grid = self._embed_tokens(fine) + self.extra_positions.astype(self.dtype)
+        return _through_layers(self, [self._embed_text(text, text_mask), on_grid], text_mask, train=train)
+
+    @nn.nowrap
+    def empty_inputs(self) -> tuple[Array, ...]:
+        """One row of what `__call__` reads, for its shapes."""
+        text, fine = (jnp.zeros((1, n), jnp.int32) for n in (self.config.text_length, self.config.fine_tokens))
+        return text, text == 0, fine
+
+
+def _through_layers(model: Backbone, parts: list[Array], text_mask: Bool[Array, "B S"], *, train: bool) -> Array:
+    """Embedded parts of the sequence -> its final hidden states."""
+    x = model.embedding_dropout(jnp.concatenate(parts, axis=1), deterministic=not train)
+    for layer in model.layers if model.unrolled else [model.layers]:
+        x, _ = layer(x, Call(text_mask, train))
+    return model.norm_final(x)
+
+
+def _given_layout(config: SuperResolutionConfig) -> ClipLayout:
+    """[text | coarse] is one frame of context, read in both directions."""
+    return ClipLayout(config.text_length, config.coarse.grid, (0,), context_slots=1, first_loss_slot=0)
+
+
+def _on_grid(keys: KeysValues, grid: int) -> KeysValues:
+    return KeysValues(_to_grid(keys.k, grid), _to_grid(keys.v, grid))
+
+
+def _to_grid(x: Float[Array, "B N A K"], grid: int) -> Float[Array, "B h w A K"]:
+    return x.reshape(x.shape[0], grid, grid, *x.shape[2:])

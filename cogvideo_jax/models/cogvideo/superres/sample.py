@@ -1,0 +1,255 @@
+"""Drawing fine tokens: the direct pass on a LoPAR schedule, and the rounds of iterative refinement (CogView2, 3.3).
+
+LoPAR ("local parallel auto-regressive"): tokens far apart are drawn in parallel, neighbours one after another. Both
+functions take any number of rows; every row has its own key, and a token depends on its row's key and inputs only.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sample_top_k
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
+from cogvideo_jax.runtime.mesh import round_up
+
+DIRECT = Strategy(temperature=1.0, top_clusters=6, token_temperature=0.6)  # of the release
+TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six rounds
+
+# Round r masks and draws again where the pattern is r or more; the rest of the picture repeats it (2022 code).
+PATTERN = np.array(
+    [
+        [-1, 0, 1, 2, 3, 4],
+        [0, -1, 2, -1, -2, 5],
+        [1, -2, 3, 4, 5, 6],
+        [2, 3, 4, 5, -1, 1],
+        [3, -1, -2, 0, -1, 2],
+        [4, 5, 6, 1, 3, -2],
+    ]
+)
+
+Draw = Callable[[Key[Array, "R"], Float[Array, "R C"]], Int[Array, "R"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class DirectSettings:
+    """How the direct model draws. The release: `warmup=1, block=(1, 0)`, everything in one pass.
+
+    Attributes:
+      strategy: how a token is drawn.
+      clusters: number of clusters in `labels`.
+      warmup: first steps, each of which draws all tokens.
+      block: rows and columns of the blocks whose diagonals follow, one a step; (1, 0) for none.
+    """
+
+    strategy: Strategy
+    clusters: int
+    warmup: int
+    block: tuple[int, int]
+
+    def __post_init__(self):
+        if self.warmup < 0 or min(self.block) < 0 or (self.warmup == 0 and min(self.block) == 0):
+            raise ValueError(f"a schedule needs warm-up steps or a block, got {self.warmup} and {self.block}")
+
+
+@dataclasses.dataclass(frozen=True)
+class RefineSettings:
+    """How the iterative model draws.
+
+    Attributes:
+      temperature: of the tokens.
+      top_k: codes kept in each round; its length is the number of rounds.
+      greedy: the most likely code instead of a random one.
+    """
+
+    temperature: float
+    top_k: tuple[int, ...]
+    greedy: bool = False
+
+    def __post_init__(self):
+        if self.temperature <= 0 or not 1 <= len(self.top_k) <= PATTERN.max() or min(self.top_k) < 1:
+            raise ValueError(f"temperature and top_k must be positive, with 1 to {PATTERN.max()} rounds; got {self}")
+
+
+# Which tokens when -----------------------------------------------------------------------------------
+
+
+def schedule(grid: int, *, warmup: int, block: tuple[int, int]) -> Int[np.ndarray, "h w"]:
+    """Step, counted from 1, that draws each token for the last time: the diagonals of every block after the warm-up.
+
+    A grid of 4 with blocks of 2 rows x 3 columns, no warm-up and one step of it:
+
+        1 2 3 1     2 3 4 2
+        2 3 4 2     3 4 5 3
+        1 2 3 1     2 3 4 2
+        2 3 4 2     3 4 5 3
+    """
+    if min(block) == 0:
+        return np.full((grid, grid), warmup)
+    line = np.arange(grid)
+    return warmup + 1 + line[:, None] % block[0] + line[None, :] % block[1]
+
+
+def drawn_at_step(grid: int, *, warmup: int, block: tuple[int, int]) -> Bool[np.ndarray, "steps N"]:
+    """Tokens that each step of the schedule draws: all in the warm-up, then a diagonal."""
+    last = schedule(grid, warmup=warmup, block=block).reshape(-1)
+    steps = np.arange(1, last.max() + 1)[:, None]
+    return (steps <= warmup) | (steps == last)
+
+
+def drawn_in_round(grid: int, *, rounds: int) -> Bool[np.ndarray, "rounds N"]:
+    """Tokens that each round of refinement masks and draws again; each round's are among those of the round before."""
+    copies = -(-grid // len(PATTERN))
+    pattern = np.tile(PATTERN, (copies, copies))[:grid, :grid].reshape(-1)
+    return pattern >= np.arange(1, rounds + 1)[:, None]
+
+
+# Drawing -------------------------------------------------------------------------------------------
+
+
+def enlarge(
+    params: PyTree,
+    text: Int[Array, "B S"],
+    text_mask: Bool[Array, "B S"],
+    coarse: Int[Array, "B n"],
+    rngs: Key[Array, "B"],
+    labels: Int[Array, "C"],
+    *,
+    model: DirectSuperResolution,
+    settings: DirectSettings,
+    rows_per_call: int,
+    on_part: Callable[[], Any] = lambda: None,
+) -> Int[Array, "B N"]:
+    """Fine ids of pictures given as coarse ids.
+
+    Args:
+      text: left-padded ids of each picture's prompt.
+      rngs: one key a row.
+      labels: cluster of every image code.
+      rows_per_call: pictures in memory at a time.
+      on_part: called when as many are done.
+    """
+    call = functools.partial(enlarge_program, params, labels, model=model, settings=settings)
+    return _in_parts(call, (text, text_mask, coarse, rngs), rows_per_call=rows_per_call, on_part=on_part)
+
+
+def refine(
+    params: PyTree,
+    text: Int[Array, "B S"],
+    text_mask: Bool[Array, "B S"],
+    fine: Int[Array, "B N"],
+    rngs: Key[Array, "B"],
+    *,
+    model: IterativeSuperResolution,
+    settings: RefineSettings,
+    rows_per_call: int,
+) -> Int[Array, "B N"]:
+    """Fine ids after all rounds; arguments as those of `enlarge`, `fine` being its result."""
+
+    def last_round(*part):
+        return refinement_rounds(params, *part, model=model, settings=settings)[-1]
+
+    return _in_parts(last_round, (text, text_mask, fine, rngs), rows_per_call=rows_per_call)
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def enlarge_program(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
+    """One call of `enlarge`."""
+    config = model.config
+    writes = drawn_at_step(config.fine_grid, warmup=settings.warmup, block=settings.block)
+
+    def draw(keys, logits):
+        return sample(keys, logits, settings.strategy, labels, settings.clusters)
+
+    def step(fine, item):
+        number, written = item
+        hidden = model.apply({"params": params}, text, text_mask, coarse, fine)
+        drawn = _draw_everywhere(params, hidden, _fold(rngs, number), draw, model=model)
+        return jnp.where(written, drawn, fine), None
+
+    start = jnp.full((coarse.shape[0], config.fine_tokens), config.boi, jnp.int32)
+    return jax.lax.scan(step, start, (jnp.arange(len(writes)), jnp.asarray(writes)))[0]
+
+
+@functools.partial(jax.jit, static_argnames=("model", "settings"))
+def refinement_rounds(
+    params: PyTree,
+    text: Int[Array, "B S"],
+    text_mask: Bool[Array, "B S"],
+    fine: Int[Array, "B N"],
+    rngs: Key[Array, "B"],
+    *,
+    model: IterativeSuperResolution,
+    settings: RefineSettings,
+) -> Int[Array, "rounds B N"]:
+    """The picture after each round."""
+    config, rounds = model.config, len(settings.top_k)
+
+    def one_round(fine, item):
+        number, masked, top_k = item
+        hidden = model.apply({"params": params}, text, text_mask, jnp.where(masked, config.boi, fine))
+
+        def draw(keys, logits):
+            scaled = logits / settings.temperature
+            return sample_top_k(keys, scaled, top_k=top_k, most=max(settings.top_k), greedy=settings.greedy)
+
+        drawn = _draw_everywhere(params, hidden, _fold(rngs, number), draw, model=model)
+        fine = jnp.where(masked, drawn, fine)
+        return fine, fine
+
+    masks = jnp.asarray(drawn_in_round(config.fine_grid, rounds=rounds))
+    items = (jnp.arange(rounds), masks, jnp.asarray(settings.top_k))
+    return jax.lax.scan(one_round, fine.astype(jnp.int32), items)[1]
+
+
+def _draw_everywhere(
+    params: PyTree, hidden: Float[Array, "B L D"], rngs: Key[Array, "B"], draw: Draw, *, model: Backbone
+) -> Int[Array, "B N"]:
+    """A code for every fine token, one grid row at a time: logits of all at once would be N x C numbers a picture."""
+    batch, grid = hidden.shape[0], model.config.fine_grid
+    by_row = hidden[:, -grid * grid :].reshape(batch, grid, grid, -1).swapaxes(0, 1)
+    places = jnp.arange(grid * grid).reshape(grid, grid)
+
+    def one_row(item):
+        row, place = item
+        logits = model.apply({"params": params}, row, method=Backbone.image_logits)
+        keys = jax.vmap(_fold, in_axes=(None, 0), out_axes=1)(rngs, place)  # [B w]
+        return draw(keys.reshape(-1), logits.reshape(batch * grid, -1)).reshape(batch, grid)
+
+    drawn = jax.lax.map(one_row, (by_row, places))  # [h B w]
+    return drawn.swapaxes(0, 1).reshape(batch, grid * grid).astype(jnp.int32)
+
+
+def _fold(rngs: Key[Array, "B"], number: Int[Array, ""]) -> Key[Array, "B"]:
+    return jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, number)
+
+
+def _in_parts(
+    call: Callable[..., Array],
+    arrays: tuple[Array, ...],
+    *,
+    rows_per_call: int,
+    on_part: Callable[[], Any] = lambda: None,
+) -> Array:
+    """Calls with equal parts of all rows; the last part is filled up with its last row, whose copies are cut off."""
+    if rows_per_call < 1:
+        raise ValueError(f"rows_per_call must be at least 1, got {rows_per_call}")
+    rows = arrays[0].shape[0]
+    size = round_up(min(rows_per_call, rows))
+    parts = []
+    for start in range(0, rows, size):
+        index = np.minimum(np.arange(start, start + size), rows - 1)
+        parts.append(np.asarray(call(*_rows(arrays, index))))
+        on_part()
+    return np.concatenate(parts)[:rows]
+
+
+@jax.jit
+def _rows(arrays: tuple[Array, ...], index: Int[Array, "n"]) -> tuple[Array, ...]:
+    return tuple(array[index] for array in arrays)

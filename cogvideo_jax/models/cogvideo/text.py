@@ -1,0 +1,140 @@
+"""Prompt <-> text ids by SentencePiece, and how the texts of each stage are put together (SPEC of icetk).
+
+Every stage's text is `duration phrase + <n> + prompt`, its parts tokenised apart and joined; the base sees the prompt
+alone. Ids are piece + C, because image codes come first in the shared vocabulary.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import sentencepiece
+
+from cogvideo_jax.models.cogvideo.vocab import Vocabulary
+from cogvideo_jax.notation import Bool, Int
+
+NEWLINE = "<n>"
+GUIDANCE_TEXT = "视频"  # "video": the text against which sampling is guided
+FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for a clip's first frame
+INTERVALS_A_SECOND = 4.0  # a clip of five frames spans four intervals: duration = 4 / fps
+_HAN = re.compile("[\u4e00-\u9fff]")
+_BORDER = "\u241f"  # the sign for "unit separator"; marks where pieces must end while a model is fitted
+
+
+class TextTokenizer:
+    """A SentencePiece model whose pieces stand behind the image codes.
+
+    Args:
+      model: the serialised model.
+      image_codes: C.
+
+    Raises:
+      ValueError: if `model` is no SentencePiece model or lacks `<pad>` or `<n>`.
+    """
+
+    def __init__(self, model: bytes, *, image_codes: int):
+        self._pieces = sentencepiece.SentencePieceProcessor()
+        try:
+            self._pieces.LoadFromSerializedProto(model)
+        except RuntimeError as error:
+            raise ValueError("the text model is not a SentencePiece model") from error
+        self.vocabulary = Vocabulary(image_codes, self._pieces.GetPieceSize())
+        self.pad_id = self._special("<pad>")
+        self.newline_id = self._special(NEWLINE)
+
+    @classmethod
+    def from_file(cls, path: str | Path, *, image_codes: int) -> "TextTokenizer":
+        """Reads `*.model`. Raises ValueError if it is missing or not a model."""
+        try:
+            model = Path(path).read_bytes()
+        except OSError as error:
+            raise ValueError(f"text model {path} cannot be read: {error.strerror}") from error
+        return cls(model, image_codes=image_codes)
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of one part of a text."""
+        return [self.vocabulary.text_id(piece) for piece in self._pieces.EncodeAsIds(text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids; pads are dropped."""
+        pieces = [i - self.vocabulary.image_codes for i in ids if i != self.pad_id]
+        return self._pieces.DecodeIds(pieces)
+
+    def spelled(self, text: str) -> list[str]:
+        """Characters that the model can only spell byte by byte: it has never seen them."""
+        known = self._pieces.EncodeAsIds
+        return sorted({sign for sign in text if any(self._pieces.IsByte(piece) for piece in known(sign))})
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words in more than one piece, and signs in bytes; of use where every known word is one piece."""
+        words = set(re.findall(r"[^\W\d_\u4e00-\u9fff]+", text))
+        several = {word for word in words if len(self.encode(word)) > 1}
+        signs = {sign for sign in self.spelled(text) if sign.isalnum() and not any(sign in word for word in several)}
+        return sorted(several | signs)
+
+    def _special(self, piece: str) -> int:
+        found = self._pieces.PieceToId(piece)
+        if self._pieces.IdToPiece(found) != piece:
+            raise ValueError(f"the text model has no piece {piece}")
+        return self.vocabulary.text_id(found)
+
+
+def duration_phrase(fps: float) -> str:
+    """Frames a second -> the phrase in front of a clip's text, e.g. 1.0 -> "4.0秒"."""
+    if not fps > 0:
+        raise ValueError(f"a frame rate must be positive, got {fps}")
+    return f"{INTERVALS_A_SECOND / fps:.1f}秒"
+
+
+def moment_phrase(seconds: float) -> str:
+    """Time into a clip -> what tells the base which moment to show, behind the caption."""
+    return f" {seconds:.1f}秒"
+
+
+def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]:
+    """Ids of "{duration}秒" <n> caption, the text of both video stages."""
+    return [*text.encode(duration_phrase(fps)), text.newline_id, *text.encode(caption)]
+
+
+def left_pad_text(
+    ids: Sequence[int], *, length: int, pad_id: int
+) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
+    """(ids, mask) of `length`: pads in front, False in the mask; of longer texts the first `length` ids."""
+    kept = np.asarray(ids[:length], np.int32)
+    padded = np.full(length, pad_id, np.int32)
+    mask = np.arange(length) >= length - len(kept)
+    padded[mask] = kept
+    return padded, mask
+
+
+def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
+    """Trains a small SentencePiece model (BPE, byte fallback, case folded) and returns it serialised.
+
+    Han characters are never joined: a small corpus would make "red ball" one piece, and a combination that it lacks a
+    piece nobody trained.
+
+    Args:
+      sentences: captions and duration phrases.
+      pieces: upper limit of its size; 256 of them are bytes.
+    """
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.Train(
+        sentence_iterator=(_HAN.sub(rf"{_BORDER}\g<0>{_BORDER}", sentence) for sentence in sentences),
+        pretokenization_delimiter=_BORDER,
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=pieces,
+        hard_vocab_limit=False,
+        byte_fallback=True,
+        character_coverage=1.0,
+        normalization_rule_name="nmt_nfkc_cf",
+        pad_id=3,
+        pad_piece="<pad>",
+        user_defined_symbols=[NEWLINE],
+        max_sentencepiece_length=24,  # "counterclockwise" has 16 letters and a space in front
+        num_threads=1,
+        minloglevel=2,
+    )
+    return model.getvalue()

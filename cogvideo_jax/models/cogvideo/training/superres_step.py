@@ -1,0 +1,29 @@
+"""What super-resolution is trained on: cross-entropy of the fine tokens that are masked."""
+
+import jax.numpy as jnp
+import optax
+
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.notation import Array, Float, Key, PyTree
+
+
+def loss_and_metrics(
+    params: PyTree, batch: dict, rng: Key[Array, ""] | None, *, model: Backbone
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean cross-entropy in nats a masked fine token; tokens that are shown carry no loss.
+
+    Args:
+      batch: "text" [B S], "text_mask" [B S], "fine" [B N] targets, "masked" [B N]; "coarse" [B n] for the direct model.
+      rng: dropout; None for evaluation.
+    """
+    variables, masked, config = {"params": params}, batch["masked"], model.config
+    known = jnp.where(masked, config.boi, batch["fine"])
+    given = (batch["text"], batch["text_mask"], *([batch["coarse"]] if config.coarse else []))
+    rngs = None if rng is None else {"dropout": rng}
+    hidden = model.apply(variables, *given, known, train=rng is not None, rngs=rngs)
+    logits = model.apply(variables, hidden[:, -config.fine_tokens :], method=Backbone.image_logits)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["fine"])
+    right = jnp.argmax(logits, axis=-1) == batch["fine"]
+    count = masked.sum()
+    loss = (losses * masked).sum() / count
+    return loss, {"loss": loss, "accuracy": (right & masked).sum() / count, "masked": masked.mean()}

@@ -1,0 +1,261 @@
+"""Transformer: CogVideo with both channels; CogView2 is the same with one frame and no temporal channel.
+
+One set of functions for training and sampling: `__call__` reads whole sequences, `prefill` does the same and keeps keys
+and values, `step` reads one token against that cache. A test holds every step to the whole pass.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
+from cogvideo_jax.models.cogvideo.transformer import cache as caches
+from cogvideo_jax.models.cogvideo.transformer.attention import matrix_init, partitioned
+from cogvideo_jax.models.cogvideo.transformer.block import Block, Call, layer_norm
+from cogvideo_jax.models.cogvideo.transformer.cache import Cache
+from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.quantized import Matrix, quantize
+from cogvideo_jax.notation import Array, Bool, Float, Int, PyTree
+from cogvideo_jax.runtime.mesh import constrain
+
+
+class Remat(StrEnum):
+    """What of a layer is computed again in the backward pass, to save memory for at most one forward pass more."""
+
+    NOTHING = "nothing"
+    ALL_BUT_MATRICES = "all_but_matrices"  # keeps what was multiplied by weights: most of the arithmetic
+    EVERYTHING = "everything"
+
+
+POLICIES = {
+    Remat.ALL_BUT_MATRICES: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    Remat.EVERYTHING: jax.checkpoint_policies.nothing_saveable,
+}
+
+
+class Backbone(nn.Module):
+    """Tables, layers, final norm and head: what the video model shares with super-resolution.
+
+    Attributes:
+      config: every dimension.
+      dtype: compute type; parameters are float32 at initialisation.
+      remat: what of a layer is computed again in the backward pass instead of being kept.
+      kernel: which program computes attention in training.
+      unrolled: every layer is a body of its own with arrays of its own, as `unroll` makes them. Sampling wants it so: a
+        loop over stacked weights copies each layer's slice before it reads it.
+    """
+
+    config: Any
+    dtype: Any = jnp.float32
+    remat: Remat = Remat.NOTHING
+    kernel: Kernel = Kernel.XLA
+    unrolled: bool = False
+
+    def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
+        """Called by a subclass's setup.
+
+        Args:
+          block: one layer; unless unrolled, all are one scanned body.
+          in_axes: what of its arguments differs by layer, as in `nn.scan`.
+          extra_positions: rows of the added position table; None for a model without.
+        """
+        config = self.config
+        table = partitioned(matrix_init, "vocab", "embed")
+        positions = partitioned(matrix_init, None, "embed")
+        self.token_table = self.param("token_table", table, (config.vocab_size, config.width))
+        self.position_table = self.param("position_table", positions, (config.base_positions, config.width))
+        if extra_positions is not None:
+            self.extra_positions = self.param("extra_positions", positions, (extra_positions, config.width))
+        if self.remat != Remat.NOTHING:
+            block = nn.remat(block, prevent_cse=False, policy=POLICIES[self.remat])
+        if self.unrolled:
+            self.layers = [block(config, self.dtype) for _ in range(config.layers)]
+        else:
+            self.layers = nn.scan(
+                block,
+                variable_axes={"params": 0},
+                split_rngs={"params": True, "dropout": True},
+                in_axes=in_axes,
+                length=config.layers,
+                metadata_params={nn.PARTITION_NAME: "layers"},
+            )(config, self.dtype)
+        self.norm_final = layer_norm(None)
+        self.embedding_dropout = nn.Dropout(config.dropout)
+
+    def image_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... C"]:
+        """Float32 logits over the image codes, the only ids that are generated or trained."""
+        return project(hidden, Matrix(self.token_table[: self.config.image_codes]), self.dtype)
+
+    def all_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
+        """Float32 logits over the whole vocabulary."""
+        return project(hidden, Matrix(self.token_table), self.dtype)
+
+    def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
+        return constrain(self.token_table[ids].astype(self.dtype), "batch", "length", "width")
+
+    def _embed_text(self, text: Int[Array, "B S"], text_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
+        """Left-padded ids; positions count from the first that is no pad."""
+        position = jnp.maximum(jnp.cumsum(text_mask, axis=1) - 1, 0)
+        return self._embed_tokens(text) + self.position_table[position].astype(self.dtype)
+
+
+class Transformer(Backbone):
+    """Hidden states and logits of one layout."""
+
+    config: TransformerConfig
+
+    def setup(self):
+        extra = self.config.extra_positions if self.config.temporal else None
+        self._make(Block, in_axes=(0, nn.broadcast), extra_positions=extra)
+
+    @nn.nowrap
+    def empty_inputs(self) -> tuple[Array, ...]:
+        """One row of what `__call__` reads, for its shapes."""
+        layout = self.config.layout
+        text = jnp.zeros((1, layout.text_length), jnp.int32)
+        return text, text == 0, jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
+
+    def __call__(
+        self,
+        text: Int[Array, "B S"],
+        text_mask: Bool[Array, "B S"],
+        frames: Int[Array, "B T N"],
+        *,
+        text_log_weight: float | Float[Array, "B"] = 0.0,
+        train: bool = False,
+    ) -> Float[Array, "B L D"]:
+        """Final hidden states of the whole sequence.
+
+        Args:
+          text: left-padded ids.
+          text_mask: False on padding.
+          frames: *inputs* in slot order (see `tokens.sequence.shift_right`); fewer slots than the layout are allowed.
+          text_log_weight: added to frames' scores towards text in both channels; by the kernel XLA only.
+          train: dropout on; needs the rng "dropout".
+        """
+        hidden, _ = self._whole(text, text_mask, frames, text_log_weight, train=train)
+        return hidden
+
+    def prefill(
+        self,
+        text: Int[Array, "B S"],
+        text_mask: Bool[Array, "B S"],
+        frames: Int[Array, "B g N"],
+        *,
+        text_log_weight: float | Float[Array, "B"] = 0.0,
+        limited: bool = True,
+        lanes: int = 1,
+        slots: int | None = None,
+        int8: bool = False,
+        compat: Compat = Compat.EXACT,
+    ) -> tuple[Float[Array, "B L D"], Cache]:
+        """Reads text and g given frames; returns hidden states and a cache ready for position g * N. Unrolled only.
+
+        Args:
+          limited: the spatial channel keeps only the frames in progress.
+          lanes: frames that will be in progress at once.
+          slots: that the temporal channel has room for; by default all of the layout.
+          int8: keys and values are kept as int8.
+          compat: RELEASE repeats the released prefill's deviations.
+        """
+        hidden, keys = self._whole(text, text_mask, frames, text_log_weight, compat=compat, keep_keys=True)
+        how = dict(limited=limited, lanes=lanes, slots=slots or self.config.layout.frames, int8=int8)
+        return hidden, caches.from_prefix(keys, text_mask, config=self.config, **how)
+
+    def step(
+        self,
+        tokens: Int[Array, "B lanes"],
+        index: Int[Array, "lanes"],
+        cache: Cache,
+        *,
+        text_log_weight: float | Float[Array, "B"] = 0.0,
+    ) -> tuple[Float[Array, "B lanes D"], Cache]:
+        """One input token a lane, at positions `index` (slot * N + offset). Returns hidden states and the cache."""
+        x = self._embed_tokens(tokens) + self._frame_positions()[index].astype(self.dtype)
+        call = Call(cache.text_mask, text_log_weight, index, Compat.EXACT, keep_keys=True, train=False)
+        x, layers = self._one_by_one(x, cache.layers, call)
+        return self.norm_final(x), cache.replace(layers=tuple(layers))
+
+    def _one_by_one(self, x, past, call):
+        """Through unrolled layers; returns also what each keeps."""
+        kept = []
+        for number, layer in enumerate(self.layers):
+            x, own = layer(x, (number % 2, past[number]), call)
+            kept.append(own)
+        return x, kept
+
+    def _whole(self, text, text_mask, frames, text_log_weight, compat=Compat.EXACT, keep_keys=False, train=False):
+        batch, slots, frame_tokens = frames.shape
+        x_text = self._embed_text(text, text_mask)
+        x_frames = self._embed_tokens(frames.reshape(batch, slots * frame_tokens))
+        x_frames = x_frames + self._frame_positions()[: slots * frame_tokens].astype(self.dtype)
+        x = jnp.concatenate([x_text, x_frames], axis=1)
+        x = self.embedding_dropout(x, deterministic=not train)
+        kernel = Kernel.XLA if keep_keys else self.kernel
+        call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
+        if self.unrolled:
+            x, keys = self._one_by_one(x, [None] * self.config.layers, call)
+        else:
+            x, keys = self.layers(x, (self._shifted(), None), call)
+        return self.norm_final(x), keys
+
+    def _frame_positions(self) -> Float[Array, "TN D"]:
+        """Position rows in slot order: time 0 from the inherited table, later times from the added one."""
+        config, layout = self.config, self.config.layout
+        n, start = layout.frame_tokens, config.first_frame_position
+        rows = [self.position_table[start : start + n]]
+        if layout.frames > 1:
+            rows.append(self.extra_positions[: (layout.frames - 1) * n])
+        by_time = jnp.concatenate(rows).reshape(layout.frames, n, config.width)
+        return by_time[layout.times()].reshape(layout.image_length, config.width)
+
+    def _shifted(self) -> Int[Array, "G"]:
+        """0 in even layers, 1 in odd layers."""
+        return jnp.arange(self.config.layers) % 2
+
+
+def image_head(params: PyTree, config: Any) -> Matrix:
+    """The rows [C D] of the token table that image codes are told by; int8 where `as_int8` made them so."""
+    if "image_head" in params:
+        return Matrix(params["image_head"], params["image_head_scale"])
+    return Matrix(params["token_table"][: config.image_codes])
+
+
+def project(hidden: Float[Array, "... D"], table: Matrix, dtype: Any) -> Float[Array, "... V"]:
+    """Logits by a table [V D], multiplied in the compute type and summed in float32."""
+    logits = table.multiply("...d,vd->...v", hidden.astype(dtype), jnp.float32)
+    return constrain(logits, "batch", "length", "codes") if logits.ndim == 3 else logits
+
+
+def unroll(model: Backbone, params: PyTree) -> tuple[Backbone, PyTree]:
+    """The same model for sampling: stacked layers become layers_0, layers_1, ..."""
+    rest = {name: leaf for name, leaf in params.items() if name != "layers"}
+    layers = range(model.config.layers)
+    own = {f"layers_{i}": jax.tree.map(lambda leaf: leaf[i], params["layers"]) for i in layers}  # noqa: B023
+    return model.clone(unrolled=True), rest | own
+
+
+def as_int8(own: str, leaf: Array, *, image_codes: int) -> dict[str, Array]:
+    """What is kept of a parameter ("a/b/c") where weights are int8: see `quantize`; the table gives the image head."""
+    inside, _, name = own.rpartition("/")
+    kept = quantize(name, leaf)
+    if name == "token_table":
+        kept |= quantize("image_head", leaf[:image_codes])
+    return {(f"{inside}/{key}" if inside else key): x for key, x in kept.items()}
+
+
+def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
+    """In which type a parameter that is only read is kept, for a model that computes in `dtype`.
+
+    What is small and added to or multiplied with float32 anyway (norms, biases, alpha) stays float32.
+    """
+    small = path[-1].endswith("scale") or path[-1] == "temporal_alpha" or "bias" in path[-1]
+    return jnp.dtype(jnp.float32) if small else dtype
+
+
+def is_added(path: tuple[str, ...]) -> bool:
+    """True for what is added to CogView2: temporal channel and alpha, super-resolution's local channel, positions."""
+    return any(name in {"temporal", "temporal_alpha", "local", "extra_positions"} for name in path)

@@ -1,0 +1,123 @@
+"""VQTokenizer: frames -> image ids and back. The only door to the networks and the code book."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cogvideo_jax.models.cogvideo.vq.codebook import Codebook, look_up, nearest_code
+from cogvideo_jax.models.cogvideo.vq.config import VQConfig, config_from_dict
+from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, normalise, to_unit_range
+from cogvideo_jax.notation import Array, Float, Int, UInt8
+from cogvideo_jax.runtime.weights import load_weights
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rate"))
+def _encode(params: dict, frames: Array, *, config: VQConfig, rate: int) -> Int[Array, "B N"]:
+    variables = {"params": params["networks"]}
+    latents = VQNetworks(config).apply(variables, normalise(frames, config), rate=rate, method="encode")
+    return nearest_code(latents, params["codebook"].vectors).reshape(frames.shape[0], -1)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "rate"))
+def _decode(params: dict, ids: Array, *, config: VQConfig, rate: int) -> Float[Array, "B H W 3"]:
+    side = math.isqrt(ids.shape[1])
+    vectors = look_up(ids.reshape(-1, side, side), params["codebook"].vectors)
+    images = VQNetworks(config).apply({"params": params["networks"]}, vectors, rate=rate, method="decode")
+    return to_unit_range(images, config)
+
+
+class VQTokenizer:
+    """A trained tokenizer.
+
+    Args:
+      config: its sizes.
+      params: {"networks": parameters of VQNetworks, "codebook": Codebook}.
+    """
+
+    def __init__(self, config: VQConfig, params: dict):
+        shape = (config.codebook_size, config.code_width)
+        if params["codebook"].vectors.shape != shape:
+            raise ValueError(f"code book must have shape {shape}, got {params['codebook'].vectors.shape}")
+        self.config = config
+        self.params = params
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """16 hex digits that change with the config, the networks or the codes (not their statistics)."""
+        digest = hashlib.sha256(json.dumps(dataclasses.asdict(self.config), sort_keys=True).encode())
+        weights = {"networks": self.params["networks"], "codes": self.params["codebook"].vectors}
+        for path, leaf in jax.tree_util.tree_leaves_with_path(weights):
+            digest.update(f"{jax.tree_util.keystr(path)} {leaf.shape} {leaf.dtype}".encode())
+            digest.update(np.ascontiguousarray(leaf).tobytes())
+        return digest.hexdigest()[:16]
+
+    def tokens_per_frame(self, side: int, rate: int | None = None) -> int:
+        """N for square frames of this many pixels a side."""
+        rate = self._rate(rate)
+        if side % rate:
+            raise ValueError(f"frame side {side} is not divisible by the rate {rate}")
+        return (side // rate) ** 2
+
+    def encode(self, frames: UInt8[Array, "B H W 3"], rate: int | None = None) -> Int[Array, "B N"]:
+        """Square uint8 frames -> ids in 0..C-1, rows first."""
+        rate = self._rate(rate)
+        if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
+            raise ValueError(f"frames must be uint8 of shape [B, H, W, 3], got {frames.dtype} {frames.shape}")
+        if frames.shape[1] != frames.shape[2]:
+            raise ValueError(f"frames must be square, got {frames.shape[1]}x{frames.shape[2]}")
+        self.tokens_per_frame(frames.shape[1], rate)
+        return _encode(self.params, frames, config=self.config, rate=rate)
+
+    def decode_float(self, ids: Int[Array, "B N"], rate: int | None = None) -> Float[Array, "B H W 3"]:
+        """Ids of square grids -> float32 images around 0..1, not clipped."""
+        rate = self._rate(rate)
+        if ids.ndim != 2 or math.isqrt(ids.shape[1]) ** 2 != ids.shape[1] or not ids.size:
+            raise ValueError(f"ids must have shape [B, N] with N a square number, got {ids.shape}")
+        if not jnp.issubdtype(ids.dtype, jnp.integer):
+            raise ValueError(f"ids must be integers, got {ids.dtype}")
+        low, high = int(ids.min()), int(ids.max())
+        if low < 0 or high >= self.config.codebook_size:
+            raise ValueError(f"image ids must lie in 0..{self.config.codebook_size - 1}, got {low}..{high}")
+        return _decode(self.params, ids, config=self.config, rate=rate)
+
+    def decode(self, ids: Int[Array, "B N"], rate: int | None = None) -> UInt8[np.ndarray, "B H W 3"]:
+        """Ids of square grids -> frames in 0..255, rounded and clipped."""
+        pixels = np.asarray(self.decode_float(ids, rate)) * 255.0
+        return np.rint(pixels).clip(0, 255).astype(np.uint8)
+
+    def lower_decode(self, rows: int, tokens: int) -> jax.stages.Lowered:
+        """The program of `decode` for ids of this shape."""
+        ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
+        return _decode.lower(self.params, ids, config=self.config, rate=self._rate(None))
+
+    def lower_encode(self, rows: int, side: int) -> jax.stages.Lowered:
+        """The program of `encode` for frames of this shape."""
+        frames = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8)
+        return _encode.lower(self.params, frames, config=self.config, rate=self._rate(None))
+
+    def _rate(self, rate: int | None) -> int:
+        rate = self.config.default_rate if rate is None else rate
+        if rate not in self.config.rates:
+            raise ValueError(f"rate must be one of {self.config.rates}, got {rate}")
+        return rate
+
+
+def load_tokenizer(path: str | Path) -> VQTokenizer:
+    """Reads the weights that `cogvideo train` wrote for the part "tokenizer".
+
+    Raises:
+      ValueError: the file is missing, damaged, or holds another part.
+    """
+    tree, description = load_weights(path)
+    if description.get("kind") != "tokenizer":
+        raise ValueError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
+    tree = jax.device_put(tree)
+    params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
+    return VQTokenizer(config_from_dict(description["config"]), params)

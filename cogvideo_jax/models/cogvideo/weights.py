@@ -1,0 +1,224 @@
+"""A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
+
+pipeline.json            the recipe
+tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
+base.safetensors         inherited by both stages, stored once
+stage1.safetensors, stage2.safetensors, superres.safetensors      what each adds
+PART_base.safetensors    where a released part's own base differs
+"""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax.sharding import NamedSharding
+
+from cogvideo_jax.models.cogvideo import config as transformer_config
+from cogvideo_jax.models.cogvideo.sampling_config import FILE, Recipe, read_recipe
+from cogvideo_jax.models.cogvideo.superres import config as superres_config
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.text import TextTokenizer
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, stored_dtype
+from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer, load_tokenizer
+from cogvideo_jax.nn.quantized import scale_sharding
+from cogvideo_jax.notation import Array, Int, PyTree
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.memory import tree_bytes
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.weights import read_description
+
+STAGES = ("base", "stage1", "stage2")
+SUPERRES, TOKENIZER = "superres", "tokenizer"
+TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
+
+
+class Stage(NamedTuple):
+    """A model and its parameters."""
+
+    model: Backbone
+    params: PyTree
+
+
+class WeightsFolder:
+    """Opens a folder and checks that its parts fit; loads no transformer yet.
+
+    Args:
+      dtype: in which the transformers compute and their matrices are kept; None for float32 on a CPU, else bfloat16.
+      keep: parts stay on the device once loaded; False lets go of one before the next comes, which needs the memory
+        of one stage only and reads each anew for every call.
+      int8: the large matrices of the transformers are kept as int8, with a scale for every output channel.
+
+    On the mesh that is set (`jax.set_mesh`) matrices are split as its rules say.
+
+    Raises:
+      ValueError: one sentence, if something is missing, damaged or does not fit.
+    """
+
+    def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True, int8: bool = False):
+        self.folder, self.keep, self.int8 = Path(folder), keep, int8
+        self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        self.recipe: Recipe = read_recipe(self.folder / FILE)
+        parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
+        described = {name: _description(self._path(name)) for name in parts}
+        self.files = {name: self._files(name, described[name]) for name in parts}
+        self.models = {name: self._model(name, described[name]) for name in parts}
+        self._loaded: dict[Path, dict[str, Array]] = {}
+        self._described: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
+
+    @functools.cached_property
+    def tokenizer(self) -> VQTokenizer:
+        """The image tokenizer."""
+        return load_tokenizer(self.folder / "tokenizer.safetensors")
+
+    @functools.cached_property
+    def text(self) -> TextTokenizer:
+        """The text tokenizer."""
+        codes = self.models["base"].config.image_codes
+        return TextTokenizer.from_file(self.folder / TEXT_MODEL, image_codes=codes)
+
+    @functools.cached_property
+    def labels(self) -> Int[Array, "C"]:
+        """Cluster of every image code."""
+        path, codes = self.folder / LABELS, self.models["base"].config.image_codes
+        labels = read_labels(path) if path.exists() else np.arange(codes)
+        if len(labels) != codes:
+            raise ValueError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
+        return jax.device_put(labels.astype(np.int32))
+
+    def stage(self, name: str) -> Stage:
+        """A part with its parameters on the device."""
+        if not self.keep:
+            for path in self._loaded.keys() - set(self.files[name]):
+                del self._loaded[path]
+        leaves: dict[str, Array] = {}
+        for path in self.files[name]:
+            leaves |= self._load(path)
+        return Stage(self.models[name], unflatten_dict(leaves, sep="/"))
+
+    def abstract(self, name: str) -> PyTree:
+        """Shapes and types of a part's parameters as they will be on the device."""
+        leaves: dict[str, jax.ShapeDtypeStruct] = {}
+        for path in self.files[name]:
+            leaves |= self._shapes(path)
+        return unflatten_dict(leaves, sep="/")
+
+    def bytes(self, *parts: str) -> int:
+        """What these parts take on the device; a file that several of them stand on counts once."""
+        files = {path for part in parts if part != TOKENIZER for path in self.files[part]}
+        trees = [self._shapes(path) for path in files] + [self.tokenizer.params] * (TOKENIZER in parts)
+        return sum(map(tree_bytes, trees))
+
+    def largest_leaf(self, part: str) -> int:
+        """Bytes of the largest array that is read of a part's files."""
+        if part == TOKENIZER:
+            return max(leaf.nbytes for leaf in read_description(self._path(TOKENIZER))[0].values())
+        return max(leaf.nbytes for path in self.files[part] for _, leaf, _ in self._leaves(path))
+
+    def release(self) -> None:
+        """Lets go of all transformers if they are not to be kept."""
+        if not self.keep:
+            self._loaded.clear()
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
+
+    def _files(self, name: str, description: dict) -> tuple[Path, ...]:
+        """The base that a part stands on, and what it adds."""
+        if name == "base":
+            return (self._path(name),)
+        return self._path(f"{name}_base" if description.get("own_base") else "base"), self._path(name)
+
+    def _model(self, name: str, description: dict) -> Backbone:
+        values = description.get("config")
+        try:
+            if name == SUPERRES:
+                return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype, unrolled=True)
+            return Transformer(transformer_config.from_dict(values), dtype=self.dtype, unrolled=True)
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{self._path(name)} does not describe a {name}: {error}") from error
+
+    def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
+        """Of the leaves of a file as they are kept."""
+        if path not in self._described:
+            shapes: dict[str, jax.ShapeDtypeStruct] = {}
+            for own, leaf, _ in self._leaves(path):
+                shape = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype if self.int8 else self._dtype_of(own))
+                shapes |= jax.eval_shape(functools.partial(self._kept, own), shape) if self.int8 else {own: shape}
+            where = self._shardings
+            self._described[path] = {
+                own: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where.get(own)) for own, x in shapes.items()
+            }
+        return self._described[path]
+
+    def _load(self, path: Path) -> dict[str, Array]:
+        """All leaves of a file, one at a time through the host's memory."""
+        if path not in self._loaded:
+            kept: dict[str, Array] = {}
+            for own, _, read in self._leaves(path):
+                for path_, x in self._kept(own, jax.device_put(read())).items():
+                    kept[path_] = jax.device_put(x, self._shardings.get(path_))
+            self._loaded[path] = kept
+        return self._loaded[path]
+
+    def _leaves(self, path: Path) -> Iterator[tuple[str, Leaf, Callable[[], Any]]]:
+        """What a file holds, every layer by itself as sampling wants it: path in the tree, type and shape, a reader."""
+        for name, leaf in read_description(path)[0].items():
+            first, _, rest = name.partition("/")
+            if first != "layers":
+                yield name, leaf, functools.partial(read_leaf, path, name)
+                continue
+            own = Leaf(leaf.dtype, leaf.shape[1:])
+            for layer in range(leaf.shape[0]):
+                yield f"layers_{layer}/{rest}", own, functools.partial(_layer, path, name, layer)
+
+    def _kept(self, own: str, leaf: Array) -> dict[str, Array]:
+        """A leaf as it is kept, or what is kept in its place."""
+        codes = self.models["base"].config.image_codes
+        kept = as_int8(own, leaf, image_codes=codes) if self.int8 else {own: leaf}
+        return {path: x if x.dtype == jnp.int8 else x.astype(self._dtype_of(path)) for path, x in kept.items()}
+
+    def _dtype_of(self, own: str) -> Any:
+        return stored_dtype(tuple(own.split("/")), self.dtype)
+
+    @functools.cached_property
+    def _shardings(self) -> dict[str, NamedSharding]:
+        """Where leaves lie on the mesh that is set; empty where none is."""
+        mesh = jax.sharding.get_mesh()
+        if mesh.empty:
+            return {}
+        found: dict[str, NamedSharding] = {}
+        for model in self.models.values():
+            boxed = jax.eval_shape(lambda rng, m=model: m.init(rng, *m.empty_inputs())["params"], jax.random.key(0))
+            found |= flatten_dict(meshes.shardings(boxed, mesh), sep="/")
+        scales = {f"{own}_scale": scale_sharding(own.rpartition("/")[2], where) for own, where in found.items()}
+        head = {"image_head": meshes.named(mesh, "codes", None), "image_head_scale": meshes.named(mesh, "codes")}
+        return found | scales | head
+
+
+def _layer(path: Path, name: str, layer: int) -> np.ndarray:
+    return read_leaf(path, name, slice(layer, layer + 1))[0]
+
+
+def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
+    """Cluster numbers, one an image code. Raises ValueError if the file holds something else."""
+    try:
+        labels = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} is not a NumPy file of cluster labels") from error
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+        raise ValueError(f"{path} should hold cluster numbers, one an image code")
+    return labels
+
+
+def _description(path: Path) -> dict:
+    try:
+        return read_description(path)[1]
+    except ValueError as error:
+        if path.exists():
+            raise
+        raise ValueError(f"weights {path} do not exist; train or convert them, or pass another folder") from error

@@ -1,0 +1,10 @@
+"""Progress of long work: a bar on a terminal, nothing elsewhere."""
+
+import sys
+
+from tqdm import tqdm
+
+
+def progress_bar(*, disable: bool = False, **options) -> tqdm:
+    """A bar on stderr if that is a terminal, else a silent counter."""
+    return tqdm(disable=disable or not sys.stderr.isatty(), dynamic_ncols=True, **options)

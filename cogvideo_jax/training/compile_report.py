@@ -1,0 +1,163 @@
+"""What a training step will do on a pod that is not there: the real step, compiled for its topology on this machine.
+
+Bytes and collectives are the compiler's; operations are counted from the sizes; times are predictions from published
+figures of the chips, as if everything ran at its limit.
+"""
+
+import re
+import time
+from typing import NamedTuple
+
+import jax
+from ml_collections import ConfigDict
+
+from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.training.flops import Flops, superres_flops, transformer_flops
+from cogvideo_jax.models.cogvideo.training.tasks import BackbonePart, build_part
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.collectives import Traffic, traffic
+from cogvideo_jax.runtime.memory import gib, measured_peak, tree_bytes
+from cogvideo_jax.runtime.topology import Chip, open_topology
+from cogvideo_jax.training.config_files import check_keys
+
+_EXCEEDED = re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+class Foretold(NamedTuple):
+    """One step on one topology.
+
+    Attributes:
+      mesh: axis -> size.
+      arguments, temporaries: bytes a device; None where the compiler only said what all needs.
+      needed, memory: bytes a device needs, and has.
+      collectives: what a device sends; empty where it does not fit.
+      flops: of the whole step, useful ones.
+      compute, weights, network: seconds, each as if it were alone: operations, reading the matrices, collectives.
+      compile_seconds, host_peak: what it took to find out.
+    """
+
+    topology: str
+    mesh: dict[str, int]
+    arguments: int | None
+    temporaries: int | None
+    needed: int
+    memory: int
+    collectives: dict[str, Traffic]
+    flops: float
+    compute: float
+    weights: float
+    network: float
+    peak_flops: float
+    compile_seconds: float
+    host_peak: int
+
+    @property
+    def fits(self) -> bool:
+        return self.needed <= self.memory
+
+    @property
+    def seconds(self) -> tuple[float, float]:
+        """Least: the network hides behind the arithmetic. Most: it does not."""
+        work = max(self.compute, self.weights)
+        return max(work, self.network), work + self.network
+
+    @property
+    def mfu(self) -> tuple[float, float]:
+        """Share of the peak of all chips, least and most."""
+        least, most = self.seconds
+        return self.flops / self.peak_flops / most, self.flops / self.peak_flops / least
+
+
+def foretell(config: ConfigDict, topology: str) -> Foretold:
+    """Compiles a config's step for a topology.
+
+    Raises:
+      ValueError: a part without a count of its operations, an unknown topology, or settings that do not fit it.
+    """
+    check_keys(config)
+    if config.part == "tokenizer":
+        raise ValueError("--topology counts transformers; the tokenizer is small: plan it without")
+    devices, chip = open_topology(topology)
+    mesh = meshes.make_mesh(config.mesh.to_dict(), devices)
+    part = build_part(config, mesh)
+    flops = count_flops(part)
+    start = time.monotonic()
+    try:
+        with jax.set_mesh(mesh):
+            compiled = part.step.lower(*part.abstract).compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            raise
+        arguments = temporaries = None
+        collectives: dict[str, Traffic] = {}
+    else:
+        sizes = compiled.memory_analysis()
+        arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
+        needed = arguments + temporaries + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+        collectives = traffic(compiled.as_text())
+    useful = config.batch_size * flops.step
+    done = useful + (config.batch_size * flops.forward if config.remat == "everything" else 0)
+    peak = len(devices) * chip.flops
+    return Foretold(
+        topology=topology,
+        mesh=dict(mesh.shape),
+        arguments=arguments,
+        temporaries=temporaries,
+        needed=needed,
+        memory=int(chip.memory),
+        collectives=collectives,
+        flops=useful,
+        compute=done / peak,
+        weights=_weight_reads(config, part, chip),
+        network=sum(one.bytes for one in collectives.values()) / chip.network,
+        peak_flops=peak,
+        compile_seconds=time.monotonic() - start,
+        host_peak=measured_peak(),
+    )
+
+
+def describe(one: Foretold) -> str:
+    """As text, for people."""
+    mesh = " x ".join(f"{axis} {size}" for axis, size in one.mesh.items())
+    found_out = f"compiled in {one.compile_seconds:.0f} s with {gib(one.host_peak)} of host memory"
+    lines = [f"{one.topology}, {mesh}; {found_out}"]
+    if not one.fits:
+        lacks = f"a device needs {gib(one.needed)} and has {gib(one.memory)}, {gib(one.needed - one.memory)} too little"
+        return "\n".join([*lines, f"does not fit: {lacks}", "raise microbatches, lower batch_size, or give fsdp more"])
+    lines.append(f"a device: arguments {gib(one.arguments)}, temporaries {gib(one.temporaries)}, of {gib(one.memory)}")
+    for kind, found in one.collectives.items():
+        lines.append(f"  {kind:20}{found.count:8} a step, a device sends {gib(found.bytes)}")
+    (least, most), (low, high) = one.seconds, one.mfu
+    alone = f"arithmetic {one.compute:.2f}, reading weights {one.weights:.2f}, network {one.network:.2f}"
+    lines += [
+        f"{one.flops:.3g} useful operations a step, counted from the sizes",
+        f"prediction, all at the limit of the chips: {least:.2f} s a step where the network hides behind arithmetic,",
+        f"{most:.2f} s where it does not ({alone}); MFU {low:.0%} to {high:.0%}",
+    ]
+    return "\n".join(lines)
+
+
+def count_flops(part: BackbonePart) -> Flops:
+    """Of one example of a part."""
+    config, all_trained = part.model.config, not part.abstract[1]
+    count = superres_flops if isinstance(config, SuperResolutionConfig) else transformer_flops
+    return count(config, all_trained=all_trained)
+
+
+def _weight_reads(config: ConfigDict, part: BackbonePart, chip: Chip) -> float:
+    """Seconds to read this device's share of all matrices, forward, backward and where it is computed again."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves((part.abstract[0].trained, part.abstract[1])))
+    passes = config.microbatches * (3 if config.remat == "everything" else 2)
+    optimizer = 2 * tree_bytes(part.abstract[0])  # read and written
+    return (passes * 2 * parameters / config.mesh.tensor + optimizer) / chip.bandwidth
+
+
+def _needed(message: str) -> int | None:
+    """Bytes that the compiler found it would need, of its message that they are not there."""
+    found = _EXCEEDED.search(message)
+    if found is None:
+        return None
+    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?)", found[1]).groups()
+    return int(float(number) * _UNITS.get(unit, 1))

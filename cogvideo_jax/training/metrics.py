@@ -1,0 +1,42 @@
+"""Figures of a run: JSON lines on disk, a progress bar on a terminal, plain log lines elsewhere."""
+
+import json
+import os
+from pathlib import Path
+
+from absl import logging
+
+from cogvideo_jax.runtime.jsonl import read_lines
+from cogvideo_jax.runtime.processes import is_first
+from cogvideo_jax.runtime.progress import progress_bar
+
+
+class MetricsWriter:
+    """Appends to `metrics.jsonl`; lines after `first_step` of an interrupted run are dropped, they will come again.
+
+    Of several processes the first writes.
+    """
+
+    def __init__(self, path: Path, *, first_step: int, steps: int):
+        self._tells = is_first()
+        path = path if self._tells else Path(os.devnull)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in read_lines(path) if line["step"] <= first_step]
+        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self._file = path.open("a")
+        self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """One line; the bar shows the loss."""
+        self._file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
+        self._file.flush()
+        shown = {name: f"{values[name]:.4g}" for name in ("loss", "tokens_per_second") if name in values}
+        self._bar.set_postfix(shown, refresh=False)
+        self._bar.update(step - self._bar.n)
+        if self._bar.disable and self._tells:
+            logging.info("step %d %s", step, " ".join(f"{k}={v}" for k, v in shown.items()))
+
+    def close(self) -> None:
+        """Flushes the file and ends the bar."""
+        self._file.close()
+        self._bar.close()

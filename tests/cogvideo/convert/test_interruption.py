@@ -1,0 +1,128 @@
+"""A conversion that is stopped, however, leaves nothing half-written that loads; the next one cleans up."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from cogvideo_jax.convert import torch_files
+from cogvideo_jax.models.cogvideo.convert import to_official, to_ours
+from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
+from cogvideo_jax.models.cogvideo.convert.to_ours import convert
+from cogvideo_jax.runtime.weights import load_weights
+from tests.cogvideo.convert.checkpoints import assert_same_bits, official, read_sat, write_source
+
+STAGE1 = "b_train_stage1_full"
+
+
+def stop_at(monkeypatch, module, function: str, call: int, error: BaseException) -> None:
+    """Lets `module.function` raise at its `call`-th call."""
+    real, calls = getattr(module, function), iter(range(10**9))
+
+    def stopping(*args, **kwargs):
+        if next(calls) == call:
+            raise error
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(module, function, stopping)
+
+
+@pytest.mark.parametrize("call", [0, 1, 40, 80])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError("No space left on device")])
+def test_a_stopped_conversion_leaves_nothing(call, error, tmp_path, monkeypatch):
+    source = write_source("zip", tmp_path, official(STAGE1))
+    with monkeypatch.context() as patch:
+        stop_at(patch, to_ours, "arrange", call, error)
+        with pytest.raises(type(error)):
+            convert(source, tmp_path / "new" / "ours", part="stage1")
+    assert not (tmp_path / "new").exists()
+    convert(source, tmp_path / "new" / "ours", part="stage1")
+
+
+def test_a_conversion_stopped_between_its_two_files_leaves_a_whole_base(tmp_path, monkeypatch):
+    made = official(STAGE1)
+    source = write_source("folder", tmp_path, made)
+    real = type(tmp_path).replace
+
+    def stopping(path, target):
+        if path.name == "stage1.safetensors":
+            raise KeyboardInterrupt
+        return real(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(tmp_path), "replace", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / "ours")
+    assert [path.name for path in (tmp_path / "ours").iterdir()] in ([], ["base.safetensors"])
+    convert(source, tmp_path / "ours")
+    assert_same_bits(read_sat(convert_back(tmp_path / "ours", tmp_path / "back", part="stage1")), made.arrays)
+
+
+def test_a_killed_conversion_leaves_no_part_and_the_next_one_removes_its_rest(tmp_path):
+    source, ours = write_source("folder", tmp_path, official(STAGE1)), tmp_path / "ours"
+    code = f"""
+import os, signal
+from cogvideo_jax.models.cogvideo.convert import to_ours
+real, calls = to_ours.arrange, iter(range(1000))
+def kill(*args):
+    if next(calls) == 60:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args)
+to_ours.arrange = kill
+to_ours.convert({str(source)!r}, {str(ours)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert [path.name for path in ours.iterdir()] == [".converting"]
+    for path in ours.rglob("*"):
+        if path.is_file():
+            with pytest.raises(ValueError):
+                load_weights(path)
+    convert(source, ours)
+    assert {path.name for path in ours.iterdir()} == {"base.safetensors", "stage1.safetensors"}
+
+
+@pytest.mark.parametrize("name", ["back", "back.pt", "back.safetensors"])
+def test_a_stopped_export_leaves_nothing(name, tmp_path, monkeypatch):
+    convert(write_source("folder", tmp_path, official(STAGE1)), tmp_path / "ours")
+    before = set(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        stop_at(patch, to_official, "read_leaf", 50, KeyboardInterrupt())
+        with pytest.raises(KeyboardInterrupt):
+            convert_back(tmp_path / "ours", tmp_path / name, part="stage1")
+    assert set(tmp_path.iterdir()) == before
+    with pytest.raises(ValueError, match="exists"):
+        convert_back(tmp_path / "ours", tmp_path / "ours", part="stage1")
+
+
+def test_two_conversions_into_one_target_do_not_meet(tmp_path):
+    source, ours = write_source("folder", tmp_path, official(STAGE1)), tmp_path / "ours"
+    ours.mkdir()
+    handle = os.open(ours, os.O_RDONLY)
+    fcntl.flock(handle, fcntl.LOCK_EX)
+    with pytest.raises(ValueError, match="another conversion is writing"):
+        convert(source, ours)
+    os.close(handle)
+    convert(source, ours)
+
+
+def test_too_little_space_is_said_before_anything_is_written(tmp_path, monkeypatch):
+    source = write_source("zip", tmp_path, official(STAGE1))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10))
+    with pytest.raises(ValueError, match="GB free"):
+        convert(source, tmp_path / "ours", part="stage1")
+    assert not (tmp_path / "ours").exists()
+
+
+def test_the_memory_map_is_renewed_and_arrays_outlive_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch_files, "MAPPED", 1000)
+    made = official(STAGE1)
+    file = torch_files.TorchFile(write_source("pt", tmp_path, made), label="a file")
+    arrays = {name: file.read(name) for name in file.leaves}
+    for name, array in made.arrays.items():
+        np.testing.assert_array_equal(arrays[name], array)

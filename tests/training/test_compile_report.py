@@ -1,0 +1,41 @@
+"""The real step, compiled for TPUs that are not there."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from cogvideo_jax.runtime.topology import open_topology
+from cogvideo_jax.training.compile_report import _needed, describe, foretell
+from cogvideo_jax.training.config_files import load_config
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: [tpu]")
+
+
+@needs_libtpu
+@pytest.mark.slow
+def test_the_demo_is_compiled_for_four_chips():
+    config = load_config(CONFIGS / "demo_stage1.py", ["--config.mesh.fsdp=2"])
+    found = foretell(config, "v5e:2x2")
+    assert found.fits and found.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert found.arguments > 0 and found.collectives["all-gather"].count >= config.model.layers
+    assert 0 < found.mfu[0] <= found.mfu[1] <= 1
+    assert "v5e:2x2" in describe(found) and "prediction" in describe(found)
+
+
+@pytest.mark.parametrize("name", ["v5e", "v9:2x2", "two*v5e:2x2", "v5e:"])
+def test_a_topology_that_does_not_exist_is_refused(name):
+    with pytest.raises(ValueError, match=r"should look like v5e:16x16 or 2\*v5e:16x16"):
+        open_topology(name)
+
+
+def test_the_tokenizer_is_planned_without_a_topology():
+    with pytest.raises(ValueError, match="plan it without"):
+        foretell(load_config(CONFIGS / "demo_tokenizer.py", []), "v5e:2x2")
+
+
+def test_what_does_not_fit_is_read_from_the_message():
+    said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
+    assert _needed(said) == int(20.5 * 2**30)
+    assert _needed("another error") is None
