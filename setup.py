@@ -26,6 +26,7 @@ setup(
         "orbax-checkpoint>=0.11",
         "pillow>=10",
         "psutil",
+        "pydantic>=2.8",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
         "tensorflow-datasets>=4.9.8",

@@ -14,7 +14,7 @@ Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_
     evaluation  videos -> figures                        -> tokens, data, text_to_video
     convert     released weights <-> ours                -> tokens, model, superres
     runtime     devices and disks, no model              (imports no room)
-    recipe.py, weights_folder.py  a folder of weights    -> tokens, model, superres, sampling.logits
+    sampling_config.py, weights_folder.py  a folder of weights    -> tokens, model, superres, sampling.logits
     text_to_video.py  prompt -> frames                   -> tokens, model, sampling, superres, the two above
     plan.py     memory of a run                          -> text_to_video and what it runs
     generate.py, assemble.py, cli.py                     -> what they run

@@ -1,23 +1,31 @@
-"""Refusal: a checkpoint that is not converted, and the one sentence that says why."""
+"""Errors that a user can mend. `cli.main` prints them as one sentence; every other exception is a bug."""
 
 import contextlib
 from collections.abc import Iterator
 
 
-class Refusal(ValueError):
-    """What is wrong, what was expected, what to do: one sentence for the user."""
+class UserError(ValueError):
+    """One sentence: what is wrong, what was expected, what to do."""
+
+
+class ConversionError(UserError):
+    """A checkpoint that cannot be converted, and why."""
+
+
+class NonFiniteLoss(UserError, FloatingPointError):
+    """Training that diverged; names the step."""
 
 
 @contextlib.contextmanager
-def refusing(sentence: str) -> Iterator[None]:
-    """Whatever a parser of foreign bytes raises becomes a Refusal with this sentence; Refusals pass unchanged.
+def conversion_errors(sentence: str) -> Iterator[None]:
+    """Turns whatever a parser of foreign bytes raises into a ConversionError with this sentence.
 
     Parsers of zip, pickle and JSON raise nearly every kind of exception on bytes that were made to break them, so this
-    is the one place that catches them all.
+    is the one place that catches them all. A ConversionError passes unchanged.
     """
     try:
         yield
-    except Refusal:
+    except ConversionError:
         raise
     except Exception as error:
-        raise Refusal(sentence) from error
+        raise ConversionError(sentence) from error

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.notation import Array, Int, Key, UInt8
 from cogvideo_jax.runtime import media as video_io
@@ -45,15 +46,15 @@ def read_prompts(path: str | Path) -> list[str]:
     """One prompt a line; empty lines are left out.
 
     Raises:
-      ValueError: the file cannot be read, is not text, or has no prompt.
+      UserError: the file cannot be read, is not text, or has no prompt.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"prompts file {path} cannot be read as text") from error
+        raise UserError(f"prompts file {path} cannot be read as text") from error
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
-        raise ValueError(f"prompts file {path} has no line with a prompt")
+        raise UserError(f"prompts file {path} has no line with a prompt")
     return prompts
 
 
@@ -63,14 +64,14 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     `out` is a file name for a single video, otherwise a folder.
 
     Raises:
-      ValueError: num is not positive, a file name for several videos, or a folder that cannot be written.
+      UserError: num is not positive, a file name for several videos, or a folder that cannot be written.
     """
     if num < 1:
-        raise ValueError(f"--num must be at least 1, got {num}")
+        raise UserError(f"--num must be at least 1, got {num}")
     out, several = Path(out), len(prompts) * num > 1
     names_file = out.suffix.lower() in (*WRITERS, SHEET, KEY_FRAMES)
     if names_file and several:
-        raise ValueError(f"{out} is one file, but {len(prompts) * num} videos are asked for; give a folder")
+        raise UserError(f"{out} is one file, but {len(prompts) * num} videos are asked for; give a folder")
     folder = out.parent if names_file else out
     _make_writable(folder)
     if names_file:
@@ -162,7 +163,7 @@ def run_jobs(
 def together_of(batch: int, videos: int) -> int:
     """How many are made together: no more than there are, and as many for every device of the mesh."""
     if batch < 1:
-        raise ValueError(f"--batch must be at least 1, got {batch}")
+        raise UserError(f"--batch must be at least 1, got {batch}")
     return round_up(min(batch, videos))
 
 
@@ -202,13 +203,13 @@ def read_key_frames(path: Path, *, tokenizer: str) -> tuple[Int[np.ndarray, "T N
     """Ids, prompt and frames a second.
 
     Raises:
-      ValueError: no such file, or one of another kind or another tokenizer.
+      UserError: no such file, or one of another kind or another tokenizer.
     """
     tree, description = load_weights(path)
     if description.get("kind") != "keyframes" or set(tree) != {"ids"}:
-        raise ValueError(f"{path} holds no key frames; `cogvideo generate --key-frames` writes them")
+        raise UserError(f"{path} holds no key frames; `cogvideo generate --key-frames` writes them")
     if description["tokenizer"] != tokenizer:
-        raise ValueError(f"{path} was made with another tokenizer than that of these weights")
+        raise UserError(f"{path} was made with another tokenizer than that of these weights")
     return tree["ids"], description["prompt"], description["fps"]
 
 
@@ -216,12 +217,12 @@ def read_frames(path: Path, *, fps: float, size: int, max_seconds: float) -> UIn
     """An odd number of at least three frames of a user's video, at `fps`.
 
     Raises:
-      ValueError: the video cannot be read or is too short.
+      UserError: the video cannot be read or is too short.
     """
     frames = video_io.read_video(path, fps=fps, max_seconds=max_seconds, size=size)
     frames = frames[: len(frames) - 1 + len(frames) % 2]
     if len(frames) < 3:
-        raise ValueError(f"{path} is too short: it has {len(frames)} frames at {fps:g} a second, and 3 are needed")
+        raise UserError(f"{path} is too short: it has {len(frames)} frames at {fps:g} a second, and 3 are needed")
     return frames
 
 
@@ -232,7 +233,7 @@ def usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[str
         try:
             video.check(job.prompt)
             good.append(job)
-            if job.copy == 0 and (unknown := video.unknown_words(job.prompt)):
+            if job.copy == 0 and (unknown := video.out_of_vocabulary(job.prompt)):
                 logging.warning("these weights have never seen %s; expect nonsense", ", ".join(unknown))
         except ValueError as error:
             complaints[job.prompt] = str(error)
@@ -250,4 +251,4 @@ def _make_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise ValueError(f"folder {folder} cannot be written: {error.strerror or error}") from error
+        raise UserError(f"folder {folder} cannot be written: {error.strerror or error}") from error

@@ -17,4 +17,4 @@ launch/local.sh configs/demo_superres.py runs/superres
 cogvideo assemble --out "$OUT" \
   --tokenizer runs/tokenizer/weights.safetensors --base runs/base/weights.safetensors \
   --stage1 runs/stage1/weights.safetensors --stage2 runs/stage2/weights.safetensors \
-  --superres runs/superres/weights.safetensors --text-model data/demo_tokens/text.model --recipe configs/demo_pipeline.json
+  --superres runs/superres/weights.safetensors --text-model data/demo_tokens/text.model --sampling-config configs/demo_pipeline.json

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from cogvideo_jax.models.cogvideo.sampling_config import read_recipe
+from cogvideo_jax.models.cogvideo.sampling_config import read_sampling_config
 from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
 from cogvideo_jax.models.cogvideo.training.tasks import build_model
 from cogvideo_jax.models.cogvideo.vq.config import config_from_dict
@@ -43,8 +43,8 @@ def test_a_config_says_which_command_runs_it(path):
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.json")), ids=lambda path: path.stem)
-def test_a_recipe_can_be_read(path):
-    read_recipe(path)
+def test_a_sampling_config_can_be_read(path):
+    read_sampling_config(path)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -6,6 +6,8 @@ import re
 import sys
 from pathlib import Path
 
+from cogvideo_jax.errors import UserError
+
 # Options of `generate` that say how it is done; all others decide how a video looks.
 HOW = {
     "command",
@@ -63,16 +65,16 @@ def train(options, overrides: list[str]) -> int:
 
 
 def plan_train(options, overrides: list[str]) -> int:
-    from cogvideo_jax.training.compile_report import describe, foretell
+    from cogvideo_jax.training.compile_report import describe, estimate_step
     from cogvideo_jax.training.config_files import load_config
     from cogvideo_jax.training.loop import plan
 
     config = load_config(options.config, overrides)
     if options.topology is None:
         return _show_plan(plan(config))
-    foretold = foretell(config, options.topology)
-    print(describe(foretold))
-    return 0 if foretold.fits else 2
+    report = estimate_step(config, options.topology)
+    print(describe(report))
+    return 0 if report.fits else 2
 
 
 def plan_generate(options, _) -> int:
@@ -104,7 +106,7 @@ def _plan_of(video, options, together: int):
         key_frames=not options.image,
         first_image=options.first_frame is not None,
         guidance=options.guidance,
-        upscale=not options.no_upscale,
+        superres=not options.no_superres,
         compat=Compat(options.compat),
     )
     return plan_generation(video, request)
@@ -114,7 +116,7 @@ def _prompts(options) -> list[str]:
     from cogvideo_jax import jobs as job
 
     if (options.prompt is None) == (options.prompts is None):
-        raise ValueError("give either a prompt or --prompts FILE")
+        raise UserError("give either a prompt or --prompts FILE")
     return [options.prompt] if options.prompts is None else job.read_prompts(options.prompts)
 
 
@@ -158,7 +160,7 @@ def _picture(video, options):
     from cogvideo_jax import jobs as job
     from cogvideo_jax.models.cogvideo.config import Compat
 
-    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat), progress=True)
+    settings = dict(superres=not options.no_superres, compat=Compat(options.compat), progress=True)
     return functools.partial(video.image, **settings), lambda path, _, picture: job.write_picture(path, picture)
 
 
@@ -169,17 +171,17 @@ def _video(video, options, formats: list[str]):
     from cogvideo_jax.runtime.media import read_image
 
     fps = video.rate(options.fps, options.seconds)
-    image = options.first_frame and read_image(options.first_frame, size=video.recipe.pixels)
+    image = options.first_frame and read_image(options.first_frame, size=video.sampling_config.pixels)
     settings = dict(seconds=options.seconds, guidance=options.guidance, first_image=image)
-    compat, upscale = Compat(options.compat), not options.no_upscale
+    compat, superres = Compat(options.compat), not options.no_superres
     if not options.key_frames:
-        settings |= dict(fps=options.fps, upscale=upscale, compat=compat, progress=True)
+        settings |= dict(fps=options.fps, superres=superres, compat=compat, progress=True)
         write_one = functools.partial(job.write_clip, fps=fps, formats=formats)
         return functools.partial(video, **settings), lambda path, _, clip: write_one(path, clip)
 
     def make_key_frames(prompts, keys):
         ids = video.key_frames(prompts, keys, compat=compat, **settings)
-        return list(zip(ids, video.pixels(ids, prompts, keys, upscale=upscale, compat=compat)))
+        return list(zip(ids, video.pixels(ids, prompts, keys, superres=superres, compat=compat)))
 
     def write_both(path, prompt, result):
         ids, clip = result
@@ -201,17 +203,19 @@ def interpolate(options, _) -> int:
     source, formats = Path(options.source), _formats(options)
     [target] = job.plan_jobs([source.stem], num=1, out=options.out, formats=formats)
     video = _open_weights(options)
-    to = max(video.recipe.interpolation_fps) if options.fps is None else options.fps
+    to = max(video.sampling_config.interpolation_fps) if options.fps is None else options.fps
     if source.suffix == job.KEY_FRAMES:
         frames, prompt, fps = job.read_key_frames(source, tokenizer=video.tokenizer.fingerprint)
     else:
         prompt, fps = options.prompt, options.from_fps or to / 2
         if not prompt:
-            raise ValueError("say what the video shows: --prompt TEXT")
-        video.recipe.doublings(fps, to)  # refuses a rate before a long video is read
-        frames = job.read_frames(source, fps=fps, size=video.recipe.pixels, max_seconds=options.seconds)
-    settings = dict(upscale=not options.no_upscale, compat=Compat(options.compat))
-    request = Request(1, rounds=len(video.recipe.doublings(fps, to)), start=len(frames), key_frames=False, **settings)
+            raise UserError("say what the video shows: --prompt TEXT")
+        video.sampling_config.pass_rates(fps, to)  # refuses a rate before a long video is read
+        frames = job.read_frames(source, fps=fps, size=video.sampling_config.pixels, max_seconds=options.seconds)
+    settings = dict(superres=not options.no_superres, compat=Compat(options.compat))
+    request = Request(
+        1, rounds=len(video.sampling_config.pass_rates(fps, to)), start=len(frames), key_frames=False, **settings
+    )
     require(plan_generation(video, request))
     settings |= dict(progress=True)
     [clip] = video.interpolate(
@@ -238,7 +242,7 @@ def assemble(options, _) -> int:
 
     parts = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2", "superres")}
     parts = {part: path for part, path in parts.items() if path is not None}
-    print(job.assemble(parts, text_model=options.text_model, recipe=options.recipe, out=options.out))
+    print(job.assemble(parts, text_model=options.text_model, sampling_config=options.sampling_config, out=options.out))
     return 0
 
 
@@ -250,7 +254,7 @@ def tokenize(options, _) -> int:
 
     worker = re.fullmatch(r"(\d+)/(\d+)", options.worker)
     if worker is None:
-        raise ValueError(f"--worker {options.worker} should look like 0/8: this one, and how many there are")
+        raise UserError(f"--worker {options.worker} should look like 0/8: this one, and how many there are")
     tokenizer = load_tokenizer(options.tokenizer)
     source = open_source(options.source, size=options.size, data_dir=options.data_dir, train_clips=options.clips)
     settings = dict(fingerprint=tokenizer.fingerprint, coarse_size=options.coarse_size)
@@ -277,7 +281,7 @@ def bench_decode(options, _) -> int:
     guided = {"no": [False], "yes": [True], "both": [False, True]}[options.guidance]
     settings = [dict(batch=batch, guided=guide) for guide in guided for batch in options.batch]
     caches = dict(int8=options.int8, growing_cache=options.growing_cache)
-    fixed = dict(dtype=options.dtype, side_by_side=not options.one_by_one, **caches)
+    fixed = dict(dtype=options.dtype, wavefront=not options.sequential, **caches)
     return _bench(options, functools.partial(decode.measure_decode, config, **fixed), settings, decode.cells)
 
 
@@ -342,11 +346,11 @@ def convert(options, _) -> int:
     from cogvideo_jax.models.cogvideo.assemble import add_labels, add_text_model
     from cogvideo_jax.models.cogvideo.convert import to_ours
     from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
-    from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, write_recipe
+    from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, write_sampling_config
 
     if options.to_official:
         if options.part is None:
-            raise ValueError("--to-official needs --part: the part of SOURCE to export")
+            raise UserError("--to-official needs --part: the part of SOURCE to export")
         print(convert_back(options.source, options.target, part=options.part))
         return 0
     add = {".model": add_text_model, ".npy": add_labels}.get(Path(options.source).suffix)
@@ -355,9 +359,9 @@ def convert(options, _) -> int:
         return 0
     settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
     converted = to_ours.convert(options.source, options.target, **settings)
-    recipe = Path(options.target) / FILE
-    if not recipe.exists():
-        write_recipe(recipe, RELEASED)
+    sampling_config = Path(options.target) / FILE
+    if not sampling_config.exists():
+        write_sampling_config(sampling_config, RELEASED)
     print(*converted.files, sep="\n")
     for note in converted.notes:
         print(f"cogvideo convert: {note}", file=sys.stderr)

@@ -95,7 +95,7 @@ def _add_assemble(choices) -> None:
         assemble.add_argument(f"--{part}", required=True, help=f"weights.safetensors of the {part}")
     assemble.add_argument("--superres", help="weights.safetensors of direct super-resolution")
     assemble.add_argument("--text-model", required=True, help="text.model of the token cache")
-    assemble.add_argument("--recipe", required=True, help="pipeline.json: how to sample")
+    assemble.add_argument("--sampling-config", "--recipe", required=True, help="pipeline.json: how to sample")
     assemble.add_argument("--out", required=True, help="folder to write")
     assemble.set_defaults(run=commands.assemble)
 
@@ -146,7 +146,9 @@ def _add_bench(choices) -> None:
     decode = what.add_parser("decode", help="writing tokens")
     decode.add_argument("--guidance", choices=("no", "yes", "both"), default="both")
     decode.add_argument("--window", type=int, help="side of the temporal windows; by default that of the stage")
-    decode.add_argument("--one-by-one", action="store_true", help="no frames side by side where windows allow it")
+    decode.add_argument(
+        "--sequential", "--one-by-one", action="store_true", help="no frames side by side where windows allow it"
+    )
     train = what.add_parser("train", help="the training step of a stage")
     train.add_argument("--remat", choices=("nothing", "all_but_matrices", "everything"), default="nothing")
     train.add_argument("--attention", default="auto", help="auto, xla, splash or cudnn")
@@ -182,7 +184,7 @@ def _add_running(command: argparse.ArgumentParser) -> None:
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--gif", action="store_true", help="also write a gif")
     command.add_argument("--sheet", action="store_true", help="also write a PNG contact sheet")
-    command.add_argument("--no-upscale", action="store_true", help="leave out super-resolution")
+    command.add_argument("--no-superres", "--no-upscale", action="store_true", help="leave out super-resolution")
     command.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default float32 on a CPU, else bfloat16")
     _add_open(command)
     command.add_argument("--compat", choices=("exact", "release"), default="exact", help="release: with its quirks")

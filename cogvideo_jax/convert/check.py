@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable
 
-from cogvideo_jax.errors import Refusal
+from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 
 WEIGHTS = ("float16", "bfloat16", "float32")
@@ -14,7 +14,7 @@ def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *
     """Compares names and shapes.
 
     Raises:
-      Refusal: lists missing, unexpected and misshapen names, and those that are no floating-point weights.
+      ConversionError: lists missing, unexpected and misshapen names, and those that are no floating-point weights.
     """
     both = found.keys() & expected.keys()
     misshapen = [name for name in both if found[name].shape != expected[name]]
@@ -28,14 +28,14 @@ def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *
     if mistyped:
         faults[-1] += f" (the first is {found[min(mistyped)].dtype})"
     if faults:
-        raise Refusal(f"{source} does not fit: " + "; ".join(faults))
+        raise ConversionError(f"{source} does not fit: " + "; ".join(faults))
 
 
 def check_one_type(found: dict[str, Leaf], names: list[str], *, source: object) -> None:
     """Layers that become one leaf must have one type."""
     types = {found[name].dtype.name for name in names}
     if len(types) > 1:
-        raise Refusal(
+        raise ConversionError(
             f"{source} does not fit: {grouped(names)[0]} should have one type, not {' and '.join(sorted(types))}"
         )
 

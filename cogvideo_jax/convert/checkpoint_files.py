@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
-from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
 
@@ -53,15 +53,15 @@ def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
       scratch: folder that is made if a zip must be unpacked; the caller removes it, after the last read.
 
     Raises:
-      Refusal: it does not exist, is damaged, incomplete, or of no form that is known.
+      ConversionError: it does not exist, is damaged, incomplete, or of no form that is known.
     """
     source = Path(source)
     if not source.exists():
-        raise Refusal(f"{source} does not exist")
+        raise ConversionError(f"{source} does not exist")
     if source.is_dir():
         return _open_folder(source, source)
     if zipfile.is_zipfile(source):
-        with refusing(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
+        with conversion_errors(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
             if not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
                 return _open_folder(_unpack(archive, scratch, source), source)
     elif not is_old_format(source):
@@ -71,13 +71,15 @@ def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
 
 
 def _open_safetensors(source: Path) -> Checkpoint:
-    with refusing(
+    with conversion_errors(
         f"{source} is damaged, or no checkpoint: expected a SAT folder or its zip, a .pt or a safetensors file"
     ):
         leaves, metadata = read_header(source)
         settings = json.loads(metadata.get(SETTINGS, "{}"))
     if "description" in metadata:
-        raise Refusal(f"{source} has this project's names already; to give it the official ones use --to-official")
+        raise ConversionError(
+            f"{source} has this project's names already; to give it the official ones use --to-official"
+        )
     return Checkpoint(source, leaves, lambda name: read_leaf(source, name), _checked(settings, source))
 
 
@@ -88,9 +90,9 @@ def _open_folder(folder: Path, source: Path) -> Checkpoint:
     files = sorted(path for path in place.glob("mp_rank_*.pt") if RANK_FILE.fullmatch(path.name))
     ranks = [int(RANK_FILE.fullmatch(path.name)[1]) for path in files]
     if not ranks:
-        raise Refusal(f"{source} is no SAT checkpoint: it has no {place.relative_to(folder) / RANK_0}")
+        raise ConversionError(f"{source} is no SAT checkpoint: it has no {place.relative_to(folder) / RANK_0}")
     if ranks != list(range(len(ranks))):
-        raise Refusal(f"{source} is incomplete: of its model-parallel files it has only {ranks}")
+        raise ConversionError(f"{source} is incomplete: of its model-parallel files it has only {ranks}")
     opened = [TorchFile(path, label=f"{path.name} of {source}") for path in files]
     leaves, read = merge_ranks([(file.leaves, file.read) for file in opened], source)
     return Checkpoint(source, leaves, read, _read_settings([folder, folder.parent], source))
@@ -98,10 +100,10 @@ def _open_folder(folder: Path, source: Path) -> Checkpoint:
 
 def _latest_name(content: bytes, source: Path) -> str:
     """The folder that `latest` names; never one outside the checkpoint."""
-    with refusing(f"{source} is damaged: its file 'latest' is no text"):
+    with conversion_errors(f"{source} is damaged: its file 'latest' is no text"):
         name = content.decode().strip()
     if not re.fullmatch(r"\w[\w.-]{0,99}", name):
-        raise Refusal(f"{source} is damaged: its file 'latest' should name a folder, not {name[:40]!r}")
+        raise ConversionError(f"{source} is damaged: its file 'latest' should name a folder, not {name[:40]!r}")
     return name
 
 
@@ -109,7 +111,7 @@ def _read_settings(folders: list[Path], source: Path) -> dict:
     found = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
     if not found:
         return {}
-    with refusing(f"{source} is damaged: its {SETTINGS} is not JSON"):
+    with conversion_errors(f"{source} is damaged: its {SETTINGS} is not JSON"):
         settings = json.loads(_beginning(found[0]))
     return _checked(settings, source)
 
@@ -121,7 +123,7 @@ def _beginning(path: Path) -> bytes:
 
 def _checked(settings: object, source: Path) -> dict:
     if not isinstance(settings, dict):
-        raise Refusal(f"{source} is damaged: its {SETTINGS} is no table of settings")
+        raise ConversionError(f"{source} is damaged: its {SETTINGS} is no table of settings")
     return settings
 
 
@@ -129,10 +131,12 @@ def _unpack(archive: zipfile.ZipFile, scratch: Path, source: Path) -> Path:
     """The one checkpoint of a zip, unpacked; members that are not part of it stay inside."""
     for name in archive.namelist():
         if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
-            raise Refusal(f"{source} is refused: its member {name[:80]!r} would be written outside of the target")
+            raise ConversionError(
+                f"{source} is refused: its member {name[:80]!r} would be written outside of the target"
+            )
     roots = [PurePosixPath(name).parent for name in archive.namelist() if PurePosixPath(name).name == LATEST]
     if len(roots) != 1:
-        raise Refusal(f"{source} should hold one SAT checkpoint with a file 'latest', not {len(roots)}")
+        raise ConversionError(f"{source} should hold one SAT checkpoint with a file 'latest', not {len(roots)}")
     with archive.open(str(roots[0] / LATEST)) as file:
         place = roots[0] / _latest_name(file.read(SMALL), source)
     wanted = [roots[0] / LATEST, roots[0] / SETTINGS]
@@ -149,8 +153,8 @@ def _unpack(archive: zipfile.ZipFile, scratch: Path, source: Path) -> Path:
 
 
 def check_space(folder: Path, size: int, purpose: str) -> None:
-    """Raises Refusal if the disk of a folder, which need not exist yet, has less than `size` bytes free."""
+    """Raises ConversionError if the disk of a folder, which need not exist yet, has less than `size` bytes free."""
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
-        raise Refusal(f"{purpose} needs {size / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free")
+        raise ConversionError(f"{purpose} needs {size / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free")

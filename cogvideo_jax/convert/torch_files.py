@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
 OLDEST_TORCH = (2, 10)  # the first whose weights_only withstands crafted files (CVE-2025-32434, CVE-2026-24747)
@@ -58,16 +58,18 @@ def import_torch() -> Any:
     """The module torch.
 
     Raises:
-      Refusal: it is not installed, or too old to be safe.
+      ConversionError: it is not installed, or too old to be safe.
     """
     try:
         import torch
     except ImportError as error:
-        raise Refusal('files of torch need the extra [convert]: pip install ".[convert]"') from error
+        raise ConversionError('files of torch need the extra [convert]: pip install ".[convert]"') from error
     version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
     if version < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
-        raise Refusal(f"torch {torch.__version__} can be made to run code by a crafted file; install {oldest} or later")
+        raise ConversionError(
+            f"torch {torch.__version__} can be made to run code by a crafted file; install {oldest} or later"
+        )
     return torch
 
 
@@ -78,7 +80,7 @@ class TorchFile:
       label: what refusals call the file.
 
     Raises:
-      Refusal: the file is damaged, is not a dict of plain tensors, or its pickle asks for anything else.
+      ConversionError: the file is damaged, is not a dict of plain tensors, or its pickle asks for anything else.
     """
 
     def __init__(self, path: Path, *, label: str):
@@ -86,13 +88,15 @@ class TorchFile:
         if self._mapped:
             _check_archive(path, label)
         elif not is_old_format(path):
-            raise Refusal(f"{label} is damaged, or no file of torch")
+            raise ConversionError(f"{label} is damaged, or no file of torch")
         elif path.stat().st_size > OLD_FORMAT_LIMIT:
-            raise Refusal(f"{label} is in the format before torch 1.6, too large to be read at once; save it again")
+            raise ConversionError(
+                f"{label} is in the format before torch 1.6, too large to be read at once; save it again"
+            )
         self._tensors, self._read = self._load(), 0
         self.leaves = {name: _leaf(name, tensor, label) for name, tensor in self._tensors.items()}
         if sum(leaf.nbytes for leaf in self.leaves.values()) > path.stat().st_size:
-            raise Refusal(f"{label} is damaged: its tensors are larger than the file")
+            raise ConversionError(f"{label} is damaged: its tensors are larger than the file")
 
     def read(self, name: str) -> np.ndarray:
         """One tensor, a view of the map where possible."""
@@ -106,7 +110,7 @@ class TorchFile:
     def _load(self) -> dict[str, Any]:
         torch, label = import_torch(), self._label
         allowed = [(StandIn, name) for name in BOOKKEEPING]
-        with refusing(f"{label} is damaged, or no file of torch"):
+        with conversion_errors(f"{label} is damaged, or no file of torch"):
             try:
                 with torch.serialization.safe_globals(allowed):
                     saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=self._mapped)
@@ -115,10 +119,14 @@ class TorchFile:
                 if asked is None:
                     raise
                 name = ascii(asked[1][:80])[1:-1]
-                raise Refusal(f"{label} is refused: its pickle asks for {name}, which weights do not need") from error
+                raise ConversionError(
+                    f"{label} is refused: its pickle asks for {name}, which weights do not need"
+                ) from error
             tensors = saved.get("module", saved) if isinstance(saved, dict) else None
             if not isinstance(tensors, dict) or not tensors or not all(map(torch.is_tensor, tensors.values())):
-                raise Refusal(f"{label} holds no weights: expected a dict of tensors, or one under the key 'module'")
+                raise ConversionError(
+                    f"{label} holds no weights: expected a dict of tensors, or one under the key 'module'"
+                )
             return {str(name): tensor.detach() for name, tensor in tensors.items()}
 
 
@@ -130,18 +138,20 @@ def is_old_format(path: Path) -> bool:
 
 def _check_archive(path: Path, label: str) -> None:
     """Every byte by its checksum; and nothing compressed, which could not be mapped."""
-    with refusing(f"{label} is damaged, or no file of torch"), zipfile.ZipFile(path) as archive:
+    with conversion_errors(f"{label} is damaged, or no file of torch"), zipfile.ZipFile(path) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise Refusal(f"{label} was packed again with compression; torch never does that, so unpack it first")
+            raise ConversionError(
+                f"{label} was packed again with compression; torch never does that, so unpack it first"
+            )
         broken = archive.testzip()
         if broken is not None:
-            raise Refusal(f"{label} is damaged: the checksum of {broken!r} is wrong")
+            raise ConversionError(f"{label} is damaged: the checksum of {broken!r} is wrong")
 
 
 def _leaf(name: str, tensor: Any, label: str) -> Leaf:
     kind = str(tensor.dtype).removeprefix("torch.")
     if kind not in NUMPY or str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
-        raise Refusal(f"{label}: {name[:80]!r} is a {kind} tensor of a kind that is not read here")
+        raise ConversionError(f"{label}: {name[:80]!r} is a {kind} tensor of a kind that is not read here")
     return Leaf(NUMPY[kind], tuple(tensor.shape))
 
 

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from cogvideo_jax.errors import Refusal
+from cogvideo_jax.errors import ConversionError
 
 SCRATCH = ".converting"
 
@@ -20,10 +20,10 @@ def workspace(target: Path) -> Iterator[Path]:
     would take its base for the one that both share.
 
     Raises:
-      Refusal: the target is a file, or another conversion is at work on it.
+      ConversionError: the target is a file, or another conversion is at work on it.
     """
     if target.exists() and not target.is_dir():
-        raise Refusal(f"{target} is a file; the target must be a folder")
+        raise ConversionError(f"{target} is a file; the target must be a folder")
     made = [folder for folder in [target, *target.parents] if not folder.exists()]
     target.mkdir(parents=True, exist_ok=True)
     handle = os.open(target, os.O_RDONLY)
@@ -47,4 +47,4 @@ def _lock(handle: int, target: Path) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise Refusal(f"another conversion is writing to {target}; wait for it") from error
+        raise ConversionError(f"another conversion is writing to {target}; wait for it") from error

@@ -14,6 +14,7 @@ import numpy as np
 
 from cogvideo_jax.data.cache import TokenClip
 from cogvideo_jax.data.clips import Clip, ReadableClips
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.training.examples import Example, FineExample
 from cogvideo_jax.notation import Int, UInt8
 
@@ -75,10 +76,10 @@ def frame_batches(
       seed, rows: as in `token_batches`.
 
     Raises:
-      ValueError: sizes that do not divide.
+      UserError: sizes that do not divide.
     """
     if batch_size % frames_per_clip:
-        raise ValueError(f"frames_per_clip {frames_per_clip} does not divide the {batch_size} pictures of a batch")
+        raise UserError(f"frames_per_clip {frames_per_clip} does not divide the {batch_size} pictures of a batch")
 
     def take(clip: Clip, rng: np.random.Generator) -> np.ndarray:
         short = len(clip.frames) < frames_per_clip

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int, UInt8
 
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
@@ -72,10 +73,10 @@ def write_token_cache(
       worker: (index, count) of the workers that share the shards among them, each in a process of its own, on one host
         or on several that see the folder. The last to finish joins what all wrote.
     Raises:
-      ValueError: the folder holds a cache of other settings, no clip could be used, or there is no such worker.
+      UserError: the folder holds a cache of other settings, no clip could be used, or there is no such worker.
     """
     if not 0 <= worker[0] < worker[1]:
-        raise ValueError(f"worker {worker[0]} of {worker[1]}: workers are counted from 0")
+        raise UserError(f"worker {worker[0]} of {worker[1]}: workers are counted from 0")
     out = Path(out)
     plan = {
         "fingerprint": fingerprint,
@@ -119,7 +120,7 @@ def _agree_on(plan: dict, out: Path) -> None:
         old = _read_json(begun)
         differing = [key for key in plan if old.get(key) != plan[key]]
         if differing:
-            raise ValueError(f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder")
+            raise UserError(f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder")
     else:
         _write_json(begun, plan)
 
@@ -173,11 +174,11 @@ def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarr
     """Square frames made smaller by a whole factor: each pixel is the rounded mean of those that it covers.
 
     Raises:
-      ValueError: `side` does not divide the frames' side.
+      UserError: `side` does not divide the frames' side.
     """
     count, size = frames.shape[:2]
     if side < 1 or size % side:
-        raise ValueError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
+        raise UserError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
     factor = size // side
     blocks = frames.reshape(count, side, factor, side, factor, 3)
     return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
@@ -209,7 +210,7 @@ def _write_meta(out: Path, plan: dict, *, shards: int, source: ClipSource) -> No
     damaged = [entry for note in notes for entry in note["skipped"]]
     unlisted = [list(entry) for entry in source.skipped if list(entry) not in damaged]  # e.g. lines of captions.jsonl
     if not full:
-        raise ValueError(f"not one clip could be used: {damaged[:3]}")
+        raise UserError(f"not one clip could be used: {damaged[:3]}")
     frame_tokens, coarse_tokens = full[0]["frame_tokens"], full[0].get("coarse_tokens")
     meta = {
         "grid": math.isqrt(frame_tokens),
@@ -266,15 +267,15 @@ class TokenCache:
           path: folder that `write_token_cache` filled.
           fingerprint: of the tokenizer in use; None takes a cache of any.
         Raises:
-          ValueError: no finished cache there, or one of another tokenizer.
+          UserError: no finished cache there, or one of another tokenizer.
         """
         self.path = Path(path)
         if not (self.path / "meta.json").exists():
-            raise ValueError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
+            raise UserError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
         self.meta = _read_json(self.path / "meta.json")
         if fingerprint is not None and fingerprint != self.meta["fingerprint"]:
             made_by = self.meta["fingerprint"]
-            raise ValueError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
+            raise UserError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
         counts = self.meta["clips_in_shard"]
         shards = [str(_shard_path(self.path, shard)) for shard, clips in enumerate(counts) if clips]
         self._records = ArrayRecordDataSource(shards)

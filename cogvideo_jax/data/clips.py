@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import logging
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import UInt8
 
 
@@ -100,7 +101,7 @@ class ReadableClips:
                 except ValueError as error:
                     self._damaged.add(candidate)
                     logging.warning("skipped a clip: %s", error)
-        raise ValueError(f"not one of {len(self)} clips can be read")
+        raise UserError(f"not one of {len(self)} clips can be read")
 
     def _keep(self, row: int, clip: Clip) -> Clip:
         if clip.frames.nbytes <= self.memory:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.media import read_video
 
 LINES, TABLE = "captions.jsonl", "captions.csv"
@@ -40,7 +41,7 @@ class FolderSource(ClipSource):
           max_seconds: the rest of a longer video is left out.
           min_frames: shorter videos count as damaged (a training clip has 5 frames).
         Raises:
-          ValueError: there are no captions, or not one usable row in them.
+          UserError: there are no captions, or not one usable row in them.
         """
         super().__init__()
         self.folder = Path(folder)
@@ -52,15 +53,15 @@ class FolderSource(ClipSource):
             for number, row in read(captions):
                 self._add(f"{captions.name} line {number}", row)
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{captions} cannot be read: {error}") from error
+            raise UserError(f"{captions} cannot be read: {error}") from error
         if not self._rows:
             reason = f" ({self.skipped[0][0]}: {self.skipped[0][1]})" if self._skipped else ""
-            raise ValueError(f"{captions} has no usable row{reason}")
+            raise UserError(f"{captions} has no usable row{reason}")
 
     def _captions(self) -> Path:
         found = [self.folder / name for name in (LINES, TABLE) if (self.folder / name).is_file()]
         if not found:
-            raise ValueError(f"{self.folder} is no folder of videos: it has no readable {LINES} or {TABLE}")
+            raise UserError(f"{self.folder} is no folder of videos: it has no readable {LINES} or {TABLE}")
         return found[0]
 
     def _add(self, place: str, row: bytes | dict[str, str]) -> None:
@@ -69,7 +70,7 @@ class FolderSource(ClipSource):
             files, texts = parse_row(row) if isinstance(row, bytes) else parse_table_row(row)
             there = [file for file in files if (self.folder / file).is_file()]
             if not there:
-                raise ValueError(f"there is no file {files[0]}")
+                raise UserError(f"there is no file {files[0]}")
         except ValueError as error:
             self.skip(place, str(error))
         else:
@@ -85,7 +86,7 @@ class FolderSource(ClipSource):
         file, texts = self._rows[row]
         frames = read_video(self.folder / file, fps=self.fps, max_seconds=self.max_seconds, size=self.size)
         if len(frames) < self.min_frames:
-            raise ValueError(f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed")
+            raise UserError(f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed")
         return Clip(frames, self.fps, texts, file)
 
 
@@ -104,17 +105,17 @@ def parse_row(line: bytes) -> tuple[list[str], tuple[str, ...]]:
     """(files, texts) of one line of captions.jsonl; the file name is relative and stays inside the folder.
 
     Raises:
-      ValueError: what is wrong with the line.
+      UserError: what is wrong with the line.
     """
     try:
         row = json.loads(line)
     except ValueError as error:  # bad JSON or bad UTF-8
-        raise ValueError("not a line of JSON") from error
+        raise UserError("not a line of JSON") from error
     if not isinstance(row, dict) or not isinstance(row.get("file"), str) or "text" not in row:
-        raise ValueError('the line must be an object with the keys "file" and "text"')
+        raise UserError('the line must be an object with the keys "file" and "text"')
     texts = row["text"] if isinstance(row["text"], list) else [row["text"]]
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise ValueError('"text" must be a caption or a list of captions')
+        raise UserError('"text" must be a caption or a list of captions')
     return [_inside(row["file"])], tuple(texts)
 
 
@@ -128,7 +129,7 @@ def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
     | label, youtube_id, time_start, time_end (Kinetics) | label/ID_000010_000020.mp4, without label/ | label |
 
     Raises:
-      ValueError: what is wrong with the row.
+      UserError: what is wrong with the row.
     """
     try:
         if row.get("file"):
@@ -141,11 +142,11 @@ def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
             name = f"{row['youtube_id']}_{int(row['time_start']):06d}_{int(row['time_end']):06d}.mp4"
             files = [f"{text}/{name}", name]
         else:
-            raise ValueError("it has none of the columns file, videoid and youtube_id")
+            raise UserError("it has none of the columns file, videoid and youtube_id")
     except KeyError as error:
-        raise ValueError(f"it lacks the column {error}") from error
+        raise UserError(f"it lacks the column {error}") from error
     if not text or not text.strip():
-        raise ValueError("it has no caption")
+        raise UserError("it has no caption")
     return [_inside(file) for file in files], (text,)
 
 
@@ -153,5 +154,5 @@ def _inside(name: str) -> str:
     """A file name that cannot leave the folder."""
     file = PurePosixPath(name.replace("\\", "/"))
     if file.is_absolute() or ".." in file.parts or not file.parts or "\0" in name:
-        raise ValueError(f"the file name {name!r} must stay inside the folder")
+        raise UserError(f"the file name {name!r} must stay inside the folder")
     return str(file)

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int
 
 PRESET_RATES = (
@@ -37,7 +38,7 @@ def lowest_rate(num_frames: int, source_fps: float, *, rates: Sequence[float], f
     """The paper's rule: the lowest of `rates` (frames/s) at which the video yields at least `frames` frames.
 
     Raises:
-      ValueError: no rate gives enough frames.
+      UserError: no rate gives enough frames.
     """
     return min(enough_rates(num_frames, source_fps, rates=rates, frames=frames))
 
@@ -46,11 +47,11 @@ def enough_rates(num_frames: int, source_fps: float, *, rates: Sequence[float], 
     """Those of `rates` (frames/s) at which the video yields at least `frames` frames, in the given order.
 
     Raises:
-      ValueError: no rate gives enough frames.
+      UserError: no rate gives enough frames.
     """
     enough = [rate for rate in rates if frames_at_rate(num_frames, source_fps, rate=rate) >= frames]
     if not enough:
-        raise ValueError(
+        raise UserError(
             f"a video of {num_frames} frames at {source_fps:g} frames/s does not yield {frames} frames"
             f" at any of the rates {', '.join(f'{rate:g}' for rate in rates)}"
         )
@@ -74,7 +75,7 @@ def random_indices(
     offsets = offsets_at_rate(source_fps, rate=rate, frames=frames)
     latest = num_frames - 1 - int(offsets[-1])
     if latest < 0:
-        raise ValueError(f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s")
+        raise UserError(f"{num_frames} frames at {source_fps:g} frames/s do not hold {frames} at {rate:g} frames/s")
     step = max(int(offsets[-1]), 1) if tiled else 1
     return step * rng.integers(latest // step + 1) + offsets
 

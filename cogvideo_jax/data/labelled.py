@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.media import fit_square
 
 # name -> TFDS set, and its frames a second
@@ -31,12 +32,12 @@ class LabelledSource(ClipSource):
           size: side of the frames; the shorter side is resized to it and the middle square taken.
 
         Raises:
-          ValueError: TensorFlow is not there.
+          UserError: TensorFlow is not there.
         """
         super().__init__()
         needed = [module for module in ("tensorflow", "cv2") if importlib.util.find_spec(module) is None]
         if needed:
-            raise ValueError(f'{name} is decoded by {needed[0]}, which is not installed: pip install ".[tfds]"')
+            raise UserError(f'{name} is decoded by {needed[0]}, which is not installed: pip install ".[tfds]"')
         builder = tfds.builder(LABELLED[name][0], data_dir=str(data_dir))
         builder.download_and_prepare()
         self.set, self.split, self.size, self.fps = name, split, size, LABELLED[name][1]

@@ -7,6 +7,7 @@ from cogvideo_jax.data.folder import FolderSource
 from cogvideo_jax.data.labelled import LABELLED, LabelledSource
 from cogvideo_jax.data.motion import draw as motion
 from cogvideo_jax.data.motion.dataset import CaptionedMotion, MotionConfig
+from cogvideo_jax.errors import UserError
 
 
 class MotionSource(ClipSource):
@@ -60,6 +61,6 @@ def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int,
     if name != "captioned_motion":
         return FolderSource(name, size=size)
     if size < 1 or size % motion.SIZE:
-        raise ValueError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of it, not {size}")
+        raise UserError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of it, not {size}")
     clips = dict(train_clips=train_clips, test_clips=test_clips)
     return MotionSource(data_dir, split="train", scale=size // motion.SIZE, **clips)

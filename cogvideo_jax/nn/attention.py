@@ -19,6 +19,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ke
 from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
 from jax.sharding import PartitionSpec
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.runtime.mesh import RULES
 
@@ -43,17 +44,17 @@ def kernel_for(name: str, *, platform: str, dtype: jnp.dtype) -> Kernel:
       platform: of the devices that will run it: "cpu", "gpu" or "tpu".
 
     Raises:
-      ValueError: no such kernel, or not there.
+      UserError: no such kernel, or not there.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if name == "auto":
         return {"tpu": Kernel.SPLASH, "gpu": Kernel.CUDNN if half else Kernel.XLA}.get(platform, Kernel.XLA)
     if name not in list(Kernel):
-        raise ValueError(f"attention must be auto, {', '.join(Kernel)}; got {name!r}")
+        raise UserError(f"attention must be auto, {', '.join(Kernel)}; got {name!r}")
     if name == Kernel.SPLASH and platform != "tpu":
-        raise ValueError(f"attention=splash needs a TPU; this is {platform}")
+        raise UserError(f"attention=splash needs a TPU; this is {platform}")
     if name == Kernel.CUDNN and (platform != "gpu" or not half):
-        raise ValueError(f"attention=cudnn needs an NVIDIA GPU and dtype bfloat16; this is {platform} and {dtype}")
+        raise UserError(f"attention=cudnn needs an NVIDIA GPU and dtype bfloat16; this is {platform} and {dtype}")
     return Kernel(name)
 
 

@@ -11,6 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.processes import is_first
 
@@ -44,7 +45,7 @@ class Checkpoints:
           Its step, the state and the data state.
 
         Raises:
-          ValueError: there are checkpoints, and not one can be read.
+          UserError: there are checkpoints, and not one can be read.
           RuntimeError: of several processes, this one cannot read the newest: all are to be started again.
         """
         steps, failed = sorted(self._manager.all_steps(), reverse=True), {}
@@ -66,7 +67,7 @@ class Checkpoints:
             return None
         self._note_damaged(set())  # nothing is gained by passing over all of them
         reason = _first_line(next(iter(failed.values()))) if failed else "all are damaged"
-        raise ValueError(
+        raise UserError(
             f"none of the checkpoints {steps} in {self._folder} can be read ({reason}); if the config was changed, "
             "change it back, or choose another --workdir"
         )

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import UInt8
 
 Frames = UInt8[np.ndarray, "T H W 3"]
@@ -41,19 +42,19 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
       max_seconds: what comes later is not read.
       size: side of the square result (see `fit_square`); None keeps the picture as it is.
     Raises:
-      ValueError: the file cannot be read or has no frames.
+      UserError: the file cannot be read or has no frames.
     """
     if not fps > 0 or not max_seconds >= 0:
-        raise ValueError(f"fps must be positive and max_seconds not negative, got {fps} and {max_seconds}")
+        raise UserError(f"fps must be positive and max_seconds not negative, got {fps} and {max_seconds}")
     path = Path(path)
     shown = _shown_by_pillow(path) if path.suffix.lower() in PILLOW_SUFFIXES else _shown_by_av(path)
     try:
         with contextlib.closing(shown):
             pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read video {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read video {path}: {_one_line(error)}") from error
     if not pictures:
-        raise ValueError(f"cannot read video {path}: it has no frames")
+        raise UserError(f"cannot read video {path}: it has no frames")
     return np.stack(pictures)
 
 
@@ -61,13 +62,13 @@ def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray
     """One picture, transparency over white; `size` as in `read_video`.
 
     Raises:
-      ValueError: the file cannot be read.
+      UserError: the file cannot be read.
     """
     try:
         with Image.open(path) as image:
             return _pixels(_over_white(image), size)
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise ValueError(f"cannot read image {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read image {path}: {_one_line(error)}") from error
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
@@ -99,13 +100,13 @@ def _shown_by_av(path: Path) -> Iterator[Shown]:
     try:
         yield from _decoded(av, path)
     except av.error.FFmpegError as error:
-        raise ValueError(_one_line(error)) from error
+        raise UserError(_one_line(error)) from error
 
 
 def _decoded(av, path: Path) -> Iterator[Shown]:
     with av.open(str(path)) as container:
         if not container.streams.video:
-            raise ValueError("it has no video stream")
+            raise UserError("it has no video stream")
         stream = container.streams.video[0]
         interval = float(1 / stream.average_rate) if stream.average_rate else DEFAULT_DURATION
         first = start = picture = None
@@ -151,7 +152,7 @@ def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
     """H.264 in 4:2:0, which every player shows; small frames are enlarged. Same frames, same bytes.
 
     Raises:
-      ValueError: frames of another kind, or the file cannot be written.
+      UserError: frames of another kind, or the file cannot be written.
     """
     import av  # lazily: PyAV is needed for videos only
 
@@ -181,11 +182,11 @@ def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Se
     """A PNG with one row of frames for each clip; `labels` (one for each clip, or none) stand above the rows.
 
     Raises:
-      ValueError: clips of another kind or of unequal frame size, or the file cannot be written.
+      UserError: clips of another kind or of unequal frame size, or the file cannot be written.
     """
     clips = [_checked(clip, 1.0) for clip in clips]
     if len({clip.shape[1:] for clip in clips}) != 1 or len(labels) not in (0, len(clips)):
-        raise ValueError(f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips")
+        raise UserError(f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips")
     height, width = clips[0].shape[1:3]
     head = LABEL_HEIGHT if labels else 0
     columns = max(len(clip) for clip in clips)
@@ -211,7 +212,7 @@ def _whole_file(path: str | Path) -> Iterator[Path]:
         yield part
         os.replace(part, path)
     except READ_ERRORS as error:
-        raise ValueError(f"cannot write {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
     finally:
         if part.is_file():
             part.unlink()
@@ -220,9 +221,9 @@ def _whole_file(path: str | Path) -> Iterator[Path]:
 def _checked(frames: Frames, fps: float) -> Frames:
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
-        raise ValueError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
+        raise UserError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
     if not fps > 0:
-        raise ValueError(f"fps must be positive, got {fps}")
+        raise UserError(f"fps must be positive, got {fps}")
     return frames
 
 

@@ -12,6 +12,7 @@ import jax
 import psutil
 from absl import logging
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 
 GIB = 2**30
@@ -61,13 +62,13 @@ def room() -> Room:
 
 
 def require(phases: Sequence[Phase], has: Room | None = None) -> int:
-    """The planned peak. Raises ValueError, in one sentence, if a phase does not fit."""
+    """The planned peak. Raises UserError, in one sentence, if a phase does not fit."""
     has = has or room()
     for phase in phases:
         needed, there, where = _tightest(phase, has)
         if needed > there:
             advice = f"; {phase.advice}" if phase.advice else ""
-            raise ValueError(
+            raise UserError(
                 f"{phase.name} needs {gib(needed)} of {where} memory ({gib(phase.weights)} of weights, "
                 f"{gib(phase.working)} of caches and activations a device), but {gib(there)} is free{advice}"
             )
@@ -104,7 +105,7 @@ def planned_peak(phases: Sequence[Phase], has: Room | None = None) -> int:
 
 
 def measured_peak() -> int:
-    """What `planned_peak` foretells, as it has been so far."""
+    """What `planned_peak` predicts, as it has been so far."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices)
@@ -113,7 +114,7 @@ def measured_peak() -> int:
 
 
 def tell_peak(planned: int) -> None:
-    """Logs what was foretold and what came."""
+    """Logs what was report and what came."""
     logging.info("memory in use: at most %s, %s were planned", gib(measured_peak()), gib(planned))
 
 

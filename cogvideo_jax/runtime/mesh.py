@@ -13,6 +13,7 @@ import numpy as np
 from jax.experimental import mesh_utils, multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Int, PyTree
 
 AXES = ("data", "fsdp", "tensor")
@@ -45,17 +46,17 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
       devices: by default those of this run; may be those of a topology that is only compiled for.
 
     Raises:
-      ValueError: if the axes do not multiply to the number of devices, or `data` not to that of slices.
+      UserError: if the axes do not multiply to the number of devices, or `data` not to that of slices.
     """
     if set(shape) != set(AXES):
-        raise ValueError(f"mesh needs exactly the axes {AXES}, got {tuple(shape)}")
+        raise UserError(f"mesh needs exactly the axes {AXES}, got {tuple(shape)}")
     devices = jax.devices() if devices is None else list(devices)
     sizes = [shape[axis] for axis in AXES]
     if sizes.count(-1) == 1:
         known = math.prod(max(size, 1) for size in sizes)
         sizes[sizes.index(-1)] = len(devices) // known
     if min(sizes) < 1 or math.prod(sizes) != len(devices):
-        raise ValueError(f"mesh {dict(shape)} does not fit {len(devices)} devices")
+        raise UserError(f"mesh {dict(shape)} does not fit {len(devices)} devices")
     return Mesh(_grid(sizes, devices), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -65,7 +66,7 @@ def _grid(sizes: list[int], devices: list[jax.Device]):
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:
-        raise ValueError(f"mesh axis data={sizes[0]} is not a multiple of the {slices} slices; only it may cross them")
+        raise UserError(f"mesh axis data={sizes[0]} is not a multiple of the {slices} slices; only it may cross them")
     within, across = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1]
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
@@ -74,7 +75,7 @@ def shardings(boxed: PyTree, mesh: Mesh) -> PyTree:
     """NamedSharding of every parameter of an abstract tree that still carries its logical axes.
 
     Raises:
-      ValueError: a size that the mesh does not divide.
+      UserError: a size that the mesh does not divide.
     """
     specs = nn.get_partition_spec(boxed)
     found = nn.logical_to_mesh_sharding(specs, mesh, RULES)
@@ -87,7 +88,7 @@ def _check_divides(path, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) ->
         parts = math.prod(sharding.mesh.shape[axis] for axis in ([axes] if isinstance(axes, str) else axes or ()))
         if size % parts:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            raise ValueError(f"mesh axis {axes}={parts} does not divide the {size} of {name} {list(leaf.shape)}")
+            raise UserError(f"mesh axis {axes}={parts} does not divide the {size} of {name} {list(leaf.shape)}")
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
@@ -99,12 +100,12 @@ def batch_parts(batch: int) -> int:
     """Among how many devices the rows of a batch are split on the mesh that is set; 1 where none is.
 
     Raises:
-      ValueError: if they cannot be shared equally.
+      UserError: if they cannot be shared equally.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(shape.get(axis, 1) for axis in BATCH[0])
     if batch % parts:
-        raise ValueError(f"a batch of {batch} cannot be shared by {parts} parts of the mesh; use a multiple")
+        raise UserError(f"a batch of {batch} cannot be shared by {parts} parts of the mesh; use a multiple")
     return parts
 
 
@@ -148,10 +149,10 @@ def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
     Processes that differ along `tensor` only read the same rows; a topology may scatter those of a process.
 
     Raises:
-      ValueError: `data` times `fsdp` does not divide the batch.
+      UserError: `data` times `fsdp` does not divide the batch.
     """
     parts = mesh.shape["data"] * mesh.shape["fsdp"]
     if batch_size < 1 or batch_size % parts:
-        raise ValueError(f"batch_size {batch_size} cannot be shared by data x fsdp = {parts} parts of the mesh")
+        raise UserError(f"batch_size {batch_size} cannot be shared by data x fsdp = {parts} parts of the mesh")
     held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
     return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in held]))

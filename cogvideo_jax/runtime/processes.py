@@ -8,6 +8,8 @@ from collections.abc import Iterator
 import jax
 from jax.experimental import multihost_utils
 
+from cogvideo_jax.errors import UserError
+
 HEARTBEAT_SECONDS = 20  # a process that is silent for so long is dead, and the others stop
 JOIN_SECONDS = 300  # until all hosts must be there
 ABORTED = 134  # what a shell sees of SIGABRT; launch/restart.sh starts again
@@ -21,7 +23,7 @@ def join() -> None:
     (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      ValueError: one sentence, if neither does, or the others do not come.
+      UserError: one sentence, if neither does, or the others do not come.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -35,7 +37,7 @@ def join() -> None:
         # On CPUs a process that comes to the first collective waits half a minute only, less than compiling may take.
         multihost_utils.sync_global_devices("joined")
     except (ValueError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             "--distributed: the other processes were not found; run it by a script of launch/, or set "
             f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID ({error})"
         ) from error

@@ -14,6 +14,8 @@ import ml_dtypes
 import numpy as np
 import safetensors
 
+from cogvideo_jax.errors import UserError
+
 TYPES = {
     "F64": np.dtype(np.float64),
     "F32": np.dtype(np.float32),
@@ -52,7 +54,7 @@ def write_stream(
       pieces: name -> arrays of the leaf's type that fill it from its first byte to its last.
 
     Raises:
-      ValueError: pieces of another type, or too few or too many of them.
+      UserError: pieces of another type, or too few or too many of them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -74,7 +76,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     """Leaves and metadata of a file.
 
     Raises:
-      ValueError: the file does not exist, is no safetensors file, is damaged, or has a type that NumPy has not.
+      UserError: the file does not exist, is no safetensors file, is damaged, or has a type that NumPy has not.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -82,11 +84,11 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
             leaves = {name: Leaf(TYPES[s.get_dtype()], tuple(s.get_shape())) for name, s in slices.items()}
             return leaves, file.metadata() or {}
     except FileNotFoundError as error:
-        raise ValueError(f"{path} does not exist") from error
+        raise UserError(f"{path} does not exist") from error
     except KeyError as error:
-        raise ValueError(f"{path} has an array of type {error}, which is not read here") from error
+        raise UserError(f"{path} has an array of type {error}, which is not read here") from error
     except (safetensors.SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a safetensors file, or it is damaged") from error
+        raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
 
 
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:
@@ -117,7 +119,7 @@ def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, pieces: Iterable[np.ndarr
     written = 0
     for piece in pieces:
         if piece.dtype != leaf.dtype:
-            raise ValueError(f"{name} is {leaf.dtype}, but a piece of it is {piece.dtype}")
+            raise UserError(f"{name} is {leaf.dtype}, but a piece of it is {piece.dtype}")
         written += file.write(as_bytes(piece))
     if written != leaf.nbytes:
-        raise ValueError(f"{name} has {leaf.nbytes} bytes, but its pieces have {written}")
+        raise UserError(f"{name} has {leaf.nbytes} bytes, but its pieces have {written}")

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import jax
 
+from cogvideo_jax.errors import UserError
+
 GB = 1e9
 
 
@@ -40,12 +42,12 @@ def open_topology(name: str) -> tuple[Sequence[jax.Device], Chip]:
       name: generation and chips, "v5e:16x16"; several slices are "2*v5e:16x16".
 
     Raises:
-      ValueError: one sentence, for an unknown topology or without libtpu.
+      UserError: one sentence, for an unknown topology or without libtpu.
     """
     slices, _, one = name.rpartition("*")
     generation, _, shape = one.partition(":")
     if generation not in CHIPS or not shape or not (slices or "1").isdigit():
-        raise ValueError(f"topology {name!r} should look like v5e:16x16 or 2*v5e:16x16, of {', '.join(CHIPS)}")
+        raise UserError(f"topology {name!r} should look like v5e:16x16 or 2*v5e:16x16, of {', '.join(CHIPS)}")
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no machine to ask
     os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")  # nothing is run, so nobody is disturbed
     options = {"chip_config_name": "megacore"} if generation == "v4" else {}
@@ -57,5 +59,5 @@ def open_topology(name: str) -> tuple[Sequence[jax.Device], Chip]:
         found = topologies.get_topology_desc(platform="tpu", topology_name=one, **options)
     except Exception as error:  # of several kinds: a name that libtpu does not know, or no libtpu
         reason = str(error).splitlines()[0][:200]
-        raise ValueError(f"{name} cannot be compiled for; libtpu comes with the extra [tpu] ({reason})") from error
+        raise UserError(f"{name} cannot be compiled for; libtpu comes with the extra [tpu] ({reason})") from error
     return found.devices, CHIPS[generation]

@@ -8,6 +8,7 @@ import safetensors
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header
 
@@ -27,16 +28,16 @@ def load_weights(path: str | Path) -> tuple[PyTree, dict]:
     """The tree (NumPy arrays) and its description.
 
     Raises:
-      ValueError: one sentence, if the file is missing, damaged or lacks the description.
+      UserError: one sentence, if the file is missing, damaged or lacks the description.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             description = json.loads((file.metadata() or {})["description"])
             flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
-        raise ValueError(f"weights {path} do not exist; train them or pass another folder") from error
+        raise UserError(f"weights {path} do not exist; train them or pass another folder") from error
     except (safetensors.SafetensorError, KeyError, json.JSONDecodeError, OSError) as error:
-        raise ValueError(f"{path} is not a weights file of this project, or it is damaged") from error
+        raise UserError(f"{path} is not a weights file of this project, or it is damaged") from error
     return unflatten_dict(flat, sep="/"), description
 
 
@@ -44,10 +45,10 @@ def read_description(path: str | Path) -> tuple[dict[str, Leaf], dict]:
     """What `load_weights` would give, without the arrays: path "a/b/c" -> type and shape, and the description.
 
     Raises:
-      ValueError: one sentence, if the file is missing, damaged or lacks the description.
+      UserError: one sentence, if the file is missing, damaged or lacks the description.
     """
     leaves, metadata = read_header(path)
     try:
         return leaves, json.loads(metadata["description"])
     except (KeyError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a weights file of this project") from error
+        raise UserError(f"{path} is not a weights file of this project") from error

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import jax
 from ml_collections import ConfigDict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.training.flops import Flops, superres_flops, transformer_flops
 from cogvideo_jax.models.cogvideo.training.tasks import BackbonePart, build_part
@@ -24,7 +25,7 @@ _EXCEEDED = re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
-class Foretold(NamedTuple):
+class CompileReport(NamedTuple):
     """One step on one topology.
 
     Attributes:
@@ -69,15 +70,15 @@ class Foretold(NamedTuple):
         return self.flops / self.peak_flops / most, self.flops / self.peak_flops / least
 
 
-def foretell(config: ConfigDict, topology: str) -> Foretold:
+def estimate_step(config: ConfigDict, topology: str) -> CompileReport:
     """Compiles a config's step for a topology.
 
     Raises:
-      ValueError: a part without a count of its operations, an unknown topology, or settings that do not fit it.
+      UserError: a part without a count of its operations, an unknown topology, or settings that do not fit it.
     """
     check_keys(config)
     if config.part == "tokenizer":
-        raise ValueError("--topology counts transformers; the tokenizer is small: plan it without")
+        raise UserError("--topology counts transformers; the tokenizer is small: plan it without")
     devices, chip = open_topology(topology)
     mesh = meshes.make_mesh(config.mesh.to_dict(), devices)
     part = build_part(config, mesh)
@@ -100,7 +101,7 @@ def foretell(config: ConfigDict, topology: str) -> Foretold:
     useful = config.batch_size * flops.step
     done = useful + (config.batch_size * flops.forward if config.remat == "everything" else 0)
     peak = len(devices) * chip.flops
-    return Foretold(
+    return CompileReport(
         topology=topology,
         mesh=dict(mesh.shape),
         arguments=arguments,
@@ -118,7 +119,7 @@ def foretell(config: ConfigDict, topology: str) -> Foretold:
     )
 
 
-def describe(one: Foretold) -> str:
+def describe(one: CompileReport) -> str:
     """As text, for people."""
     mesh = " x ".join(f"{axis} {size}" for axis, size in one.mesh.items())
     found_out = f"compiled in {one.compile_seconds:.0f} s with {gib(one.host_peak)} of host memory"

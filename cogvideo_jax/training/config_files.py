@@ -8,6 +8,8 @@ from pathlib import Path
 
 from ml_collections import ConfigDict
 
+from cogvideo_jax.errors import UserError
+
 _SETTINGS = ["part", "seed", "steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"]
 _SECTIONS = {
     "mesh": "data fsdp tensor",
@@ -40,7 +42,7 @@ def check_keys(config: ConfigDict) -> None:
     """Every key that a run reads stands in the config, and no other; those of `model` are checked where it is built.
 
     Raises:
-      ValueError: names the unknown and the missing keys.
+      UserError: names the unknown and the missing keys.
     """
     part = config.get("part")
     if part == "tokenizer":
@@ -49,7 +51,7 @@ def check_keys(config: ConfigDict) -> None:
         plain = [*_SETTINGS, "dtype", "remat", "microbatches", "attention", *_STARTS[part]]
         sections = _SECTIONS | _TRANSFORMER | _EXAMPLE[part]
     else:
-        raise ValueError(f"part must be tokenizer, {', '.join(_EXAMPLE)}; got {part!r}")
+        raise UserError(f"part must be tokenizer, {', '.join(_EXAMPLE)}; got {part!r}")
     expected = set(plain) | {f"{name}.{key}" for name, keys in sections.items() for key in keys.split()}
     found = {name for name, value in config.items() if not isinstance(value, ConfigDict)}
     found |= {
@@ -60,27 +62,27 @@ def check_keys(config: ConfigDict) -> None:
     }
     if found != expected or "model" not in config:
         unknown, missing = sorted(found - expected), sorted(expected - found)
-        raise ValueError(f"config of part {part}: unknown keys {unknown}, missing keys {missing}")
+        raise UserError(f"config of part {part}: unknown keys {unknown}, missing keys {missing}")
 
 
 def load_config(path: str | Path, overrides: Sequence[str]) -> ConfigDict:
     """Runs the file's `get_config` and applies `--config.key=value` arguments.
 
     Raises:
-      ValueError: no such file, no `get_config` in it, an unknown key or a value of the wrong type.
+      UserError: no such file, no `get_config` in it, an unknown key or a value of the wrong type.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"config file {path} does not exist; see configs/")
+        raise UserError(f"config file {path} does not exist; see configs/")
     spec = importlib.util.spec_from_file_location("config_file", path)
     if spec is None:
-        raise ValueError(f"config file {path} is not a Python file")
+        raise UserError(f"config file {path} is not a Python file")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
         config = module.get_config().lock()
     except (SyntaxError, AttributeError, ImportError) as error:
-        raise ValueError(f"config file {path} cannot be used: {error}") from error
+        raise UserError(f"config file {path} cannot be used: {error}") from error
     for override in overrides:
         _apply(config, override)
     return config
@@ -89,15 +91,15 @@ def load_config(path: str | Path, overrides: Sequence[str]) -> ConfigDict:
 def _apply(config: ConfigDict, override: str) -> None:
     match = re.fullmatch(r"--config\.([\w.]+)=(.*)", override, flags=re.DOTALL)
     if match is None:
-        raise ValueError(f"unknown argument {override}; overrides look like --config.steps=100")
+        raise UserError(f"unknown argument {override}; overrides look like --config.steps=100")
     key, text = match.groups()
     try:
         old = _get(config, key)
         config.update_from_flattened_dict({key: text if isinstance(old, str) else _literal(text)})
     except (KeyError, AttributeError) as error:
-        raise ValueError(f"the config has no key {key}") from error
+        raise UserError(f"the config has no key {key}") from error
     except TypeError as error:
-        raise ValueError(f"{key} is {old!r} in the config; {text!r} is of another type") from error
+        raise UserError(f"{key} is {old!r} in the config; {text!r} is of another type") from error
 
 
 def _get(config: ConfigDict, key: str):

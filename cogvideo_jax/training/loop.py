@@ -9,6 +9,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from cogvideo_jax.errors import NonFiniteLoss
 from cogvideo_jax.models.cogvideo.training.tasks import Part, build_part
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
@@ -34,7 +35,7 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       Path of the trained weights.
 
     Raises:
-      ValueError: settings or files that do not fit.
+      UserError: settings or files that do not fit.
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
@@ -124,7 +125,7 @@ def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:
     losses = jax.device_get([scalars["loss"] for _, scalars in pending])
     for (step, _), loss in zip(pending, losses):
         if not np.isfinite(loss):
-            raise FloatingPointError(
+            raise NonFiniteLoss(
                 f"the loss of step {step} is {loss}; lower the learning rate, or restart from the last checkpoint"
             )
     return {name: float(value) for name, value in jax.device_get(pending[-1][1]).items()}

@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import Mesh, NamedSharding
 from optax.contrib import MuonDimensionNumbers
 
-from cogvideo_jax.models.cogvideo.transformer.transformer import is_added, stored_dtype
+from cogvideo_jax.errors import UserError
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus, stored_dtype
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 
@@ -88,11 +89,11 @@ class Split(NamedTuple):
     trained: PyTree
 
 
-def split_added(params: PyTree) -> Split:
+def split_attention_plus(params: PyTree) -> Split:
     """Inherited parameters are frozen, those added to CogView2 are trained."""
     flat = flatten_dict(params)
-    frozen = {path: leaf for path, leaf in flat.items() if not is_added(path)}
-    trained = {path: leaf for path, leaf in flat.items() if is_added(path)}
+    frozen = {path: leaf for path, leaf in flat.items() if not is_attention_plus(path)}
+    trained = {path: leaf for path, leaf in flat.items() if is_attention_plus(path)}
     return Split(unflatten_dict(frozen), unflatten_dict(trained))
 
 
@@ -113,10 +114,10 @@ def make_schedule(config: "ConfigDict", *, steps: int) -> optax.Schedule:
     """Warm-up, then a cosine down to `final_fraction` of the peak.
 
     Raises:
-      ValueError: the warm-up would last to the end.
+      UserError: the warm-up would last to the end.
     """
     if config.warmup_steps >= steps:
-        raise ValueError(f"optimizer.warmup_steps={config.warmup_steps} must be fewer than steps={steps}")
+        raise UserError(f"optimizer.warmup_steps={config.warmup_steps} must be fewer than steps={steps}")
     return optax.warmup_cosine_decay_schedule(
         0.0,
         config.learning_rate,

@@ -10,7 +10,7 @@ from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.models.cogvideo import config as presets
 from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from tests.cogvideo.transformer import tiny
 
 
@@ -18,7 +18,7 @@ def counts(config) -> tuple[int, int]:
     """All parameters, and those that CogVideo adds."""
     shapes = flatten_dict(nn.meta.unbox(abstract_params(Transformer(config))))
     sizes = {path: math.prod(leaf.shape) for path, leaf in shapes.items()}
-    return sum(sizes.values()), sum(size for path, size in sizes.items() if is_added(path))
+    return sum(sizes.values()), sum(size for path, size in sizes.items() if is_attention_plus(path))
 
 
 def test_the_base_has_the_parameters_of_cogview2():

@@ -42,13 +42,13 @@ def test_capitals_do_not_matter(text):
 
 
 def test_unknown_signs_are_named(text):
-    assert text.spelled("a red 狗") == ["狗"]
+    assert text.spelled_characters("a red 狗") == ["狗"]
 
 
 def test_words_that_no_caption_had_are_named(text):
-    assert text.unknown_words("a red ball jumps") == []
-    assert text.unknown_words("红色的球") == []
-    assert text.unknown_words("a red walrus, 狗") == ["walrus", "狗"]
+    assert text.out_of_vocabulary("a red ball jumps") == []
+    assert text.out_of_vocabulary("红色的球") == []
+    assert text.out_of_vocabulary("a red walrus, 狗") == ["walrus", "狗"]
 
 
 def test_clip_text_is_phrase_newline_caption(text):

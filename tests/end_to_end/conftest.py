@@ -16,11 +16,11 @@ from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layou
 from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer, fit_text_model
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.config import DEMO
 from cogvideo_jax.models.cogvideo.vq.networks import init_networks
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.training.state import split_added
+from cogvideo_jax.training.state import split_attention_plus
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16
 SENTENCES = [
@@ -31,7 +31,7 @@ SENTENCES = [
     "高清摄影",
 ] * 10
 STRATEGY = {"temperature": 1.0, "top_clusters": 8}
-RECIPE = {
+SAMPLING = {
     "pixels": PIXELS,
     "keyframe_fps": [1.0],
     "interpolation_fps": [2.0, 4.0, 8.0],
@@ -44,7 +44,7 @@ RECIPE = {
     "guided_suffix": "",
     "text_log_weight": 0.5,
     "windows_per_call": 4,
-    "enlarged_per_call": 4,
+    "superres_per_call": 4,
     "decoded_per_call": 8,
     "whole_words": True,
 }
@@ -88,7 +88,7 @@ def weights(tmp_path_factory):
         frames = jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
         init = jax.jit(Transformer(config).init)
         params = nn.meta.unbox(init(jax.random.key(0), text, text == 0, frames)["params"])
-        kept = {path: leaf for path, leaf in flatten_dict(params).items() if part == "base" or is_added(path)}
+        kept = {path: leaf for path, leaf in flatten_dict(params).items() if part == "base" or is_attention_plus(path)}
         description = {"kind": part, "config": dataclasses.asdict(config)}
         save_weights(folder / f"{part}.safetensors", unflatten_dict(kept), description)
     vq = dataclasses.replace(
@@ -109,7 +109,7 @@ def weights(tmp_path_factory):
         jax.device_get(tree),
         {"kind": "tokenizer", "config": dataclasses.asdict(vq)},
     )
-    (folder / "pipeline.json").write_text(json.dumps(RECIPE, ensure_ascii=False), encoding="utf-8")
+    (folder / "pipeline.json").write_text(json.dumps(SAMPLING, ensure_ascii=False), encoding="utf-8")
     return folder
 
 
@@ -132,5 +132,5 @@ def enlarging(weights, tmp_path_factory):
     model = DirectSuperResolution(config)
     params = nn.meta.unbox(model.init(jax.random.key(7), *model.empty_inputs())["params"])
     description = {"kind": "superres", "config": dataclasses.asdict(config)}
-    save_weights(folder / "superres.safetensors", jax.device_get(split_added(params).trained), description)
+    save_weights(folder / "superres.safetensors", jax.device_get(split_attention_plus(params).trained), description)
     return folder

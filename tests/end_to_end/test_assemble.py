@@ -30,7 +30,7 @@ def trained(enlarging, tmp_path):
 
 def assemble(files, source, out) -> int:
     arguments = [text for part, path in files.items() for text in (f"--{part}", str(path))]
-    texts = ["--text-model", source / "text.model", "--recipe", source / "pipeline.json", "--out", out]
+    texts = ["--text-model", source / "text.model", "--sampling-config", source / "pipeline.json", "--out", out]
     return main(["assemble", *arguments, *map(str, texts)])
 
 

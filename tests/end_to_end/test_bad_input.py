@@ -59,11 +59,11 @@ def test_a_missing_or_damaged_part(fails, weights, tmp_path, part):
     fails(["generate", PROMPT, "--weights", folder], file.name, "do not exist")
 
 
-def test_a_recipe_with_an_unknown_key(fails, weights, tmp_path):
+def test_a_sampling_config_with_an_unknown_key(fails, weights, tmp_path):
     folder = tmp_path / "weights"
     shutil.copytree(weights, folder)
-    recipe = json.loads((folder / "pipeline.json").read_text())
-    (folder / "pipeline.json").write_text(json.dumps(recipe | {"speed": 1}))
+    sampling_config = json.loads((folder / "pipeline.json").read_text())
+    (folder / "pipeline.json").write_text(json.dumps(sampling_config | {"speed": 1}))
     fails(["generate", PROMPT, "--weights", folder], "speed")
 
 

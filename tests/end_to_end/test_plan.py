@@ -16,7 +16,7 @@ from cogvideo_jax.runtime.memory import Room
 from cogvideo_jax.runtime.weights import read_description
 
 PROMPT = "a red ball moves to the right"
-PROGRAMS = r"jit\((begin|write_frames|enlarge_program|_decode)\)"
+PROGRAMS = r"jit\((begin|write_frames|direct_program|_decode)\)"
 
 
 def stored(folder, *names) -> int:
@@ -57,7 +57,7 @@ def test_more_videos_together_need_more(weights):
 
 def test_as_many_windows_together_as_fit(weights, monkeypatch):
     video = TextToVideo.load(weights)
-    video.recipe = dataclasses.replace(video.recipe, windows_per_call=None)
+    video.sampling_config = dataclasses.replace(video.sampling_config, windows_per_call=None)
     video.windows_per_call = None
     request = Request(2, rounds=3)
     whole = plan_generation(video, request)[2]

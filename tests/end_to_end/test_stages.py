@@ -21,13 +21,13 @@ def run(*arguments) -> int:
 def test_super_resolution_doubles_the_picture_unless_it_is_left_out(enlarging, weights):
     large, small = TextToVideo.load(enlarging), TextToVideo.load(weights)
     assert large([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 32, 32, 3)
-    plain = large([PROMPT], jax.random.key(0), fps=1, upscale=False)
+    plain = large([PROMPT], jax.random.key(0), fps=1, superres=False)
     np.testing.assert_array_equal(plain, small([PROMPT], jax.random.key(0), fps=1))
 
 
 def test_a_picture_does_not_depend_on_how_many_are_enlarged_together(enlarging):
     one, many = TextToVideo.load(enlarging), TextToVideo.load(enlarging)
-    many.recipe = dataclasses.replace(many.recipe, enlarged_per_call=7, decoded_per_call=3)
+    many.sampling_config = dataclasses.replace(many.sampling_config, superres_per_call=7, decoded_per_call=3)
     np.testing.assert_array_equal(*(video([PROMPT], jax.random.key(2), fps=2) for video in (one, many)))
 
 

@@ -13,7 +13,7 @@ import pytest
 from cogvideo_jax.models.cogvideo.config import Compat
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
 from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
-from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_recipe
+from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_sampling_config
 from tests.cogvideo.convert.checkpoints import official, write_sat
 from tests.parity.goldens import golden_files, load
 
@@ -46,8 +46,8 @@ def run(request, tmp_path_factory):
     np.save(folder / "ours" / "cluster_labels.npy", arrays["cluster_labels"])
     greedy = functools.partial(dataclasses.replace, greedy=True)
     strategies = ("first_frame", "keyframes", "interpolation", "superres")
-    recipe = {name: greedy(getattr(RELEASED, name)) for name in strategies}
-    write_recipe(folder / "ours" / "pipeline.json", dataclasses.replace(RELEASED, **recipe))
+    sampling_config = {name: greedy(getattr(RELEASED, name)) for name in strategies}
+    write_sampling_config(folder / "ours" / "pipeline.json", dataclasses.replace(RELEASED, **sampling_config))
     video = TextToVideo.load(folder / "ours")
     video.weights.text = FakeText(golden)
     return golden, arrays, video

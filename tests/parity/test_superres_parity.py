@@ -84,7 +84,7 @@ def test_the_greedy_direct_pass_equals_the_release(direct):
     settings = sample.DirectSettings(
         strategy=Strategy(1.0, 1, 1.0, greedy=True), clusters=config.image_codes, warmup=1, block=(1, 0)
     )
-    fine = sample.enlarge(
+    fine = sample.superres_direct(
         case["params"],
         text,
         mask,

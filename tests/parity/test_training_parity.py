@@ -9,7 +9,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.models.cogvideo.convert import transformer_names
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.training.losses import token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
 
@@ -25,8 +25,8 @@ def case(request):
     layout = config.layout
     model = Transformer(config)
     params = jax.tree.map(jnp.asarray, transformer_names.from_official(parameters(arrays), config))
-    frozen = {k: v for k, v in flatten_dict(params).items() if not is_added(k)}
-    added = {k: v for k, v in flatten_dict(params).items() if is_added(k)}
+    frozen = {k: v for k, v in flatten_dict(params).items() if not is_attention_plus(k)}
+    added = {k: v for k, v in flatten_dict(params).items() if is_attention_plus(k)}
     order = layout.times()
     by_time = (-1, layout.frames, layout.frame_tokens)
     text = arrays["text"][:, :text_length]

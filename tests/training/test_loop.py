@@ -13,7 +13,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.models.cogvideo.training.tasks import build_part
-from cogvideo_jax.models.cogvideo.transformer.transformer import is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.runtime import memory
 from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
@@ -56,7 +56,7 @@ def test_only_what_cogvideo_adds_is_trained_and_the_base_stays_bit_equal(
 
     monkeypatch.setattr(loop, "build_part", remember)
     weights, _ = load_weights(train(make_config(part, base=str(base)), tmp_path / part))
-    assert all(is_added(path) for path in flatten_dict(weights))
+    assert all(is_attention_plus(path) for path in flatten_dict(weights))
     frozen = flatten_dict(built["frozen"])
     inherited = flatten_dict(load_weights(base)[0])
     assert set(frozen) == set(inherited)

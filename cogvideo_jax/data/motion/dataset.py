@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from cogvideo_jax.data.motion import draw as motion
+from cogvideo_jax.errors import UserError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,7 +30,7 @@ class MotionConfig(tfds.core.BuilderConfig):
     def of(cls, *, train_clips: int, test_clips: int) -> "MotionConfig":
         """The config of these sizes; the same object for the same sizes."""
         if train_clips < 1 or test_clips < 1:
-            raise ValueError(f"each split needs a clip, got train {train_clips} and test {test_clips}")
+            raise UserError(f"each split needs a clip, got train {train_clips} and test {test_clips}")
         return cls(name=f"clips_{train_clips}_{test_clips}", train_clips=train_clips, test_clips=test_clips)
 
 

@@ -20,6 +20,7 @@ import hashlib
 
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Float, Int, UInt8
 
 FRAMES = 33
@@ -147,7 +148,7 @@ def draw_spec(rng: np.random.Generator, combination: tuple[str, str, str]) -> Mo
     """A clip of the combination with a random start."""
     thing, colour, action = combination
     if combination not in combinations():
-        raise ValueError(f"no such combination of object, colour and action: {combination}")
+        raise UserError(f"no such combination of object, colour and action: {combination}")
     xs, ys = start_choices(action)
     return MotionSpec(thing, colour, action, (int(rng.choice(xs)), int(rng.choice(ys))))
 

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.data.motion import draw as motion
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.evaluation.motion.judge import Judgement, judge
-from cogvideo_jax.evaluation.motion.superres_psnr import enlargement_error
+from cogvideo_jax.evaluation.motion.superres_psnr import superres_psnr
 from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, UInt8
@@ -56,10 +57,10 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
       held_out_share: at least this share is of held-out combinations.
 
     Raises:
-      ValueError: no prompts, or no share.
+      UserError: no prompts, or no share.
     """
     if count < 1 or not 0 <= held_out_share <= 1:
-        raise ValueError(f"expected prompts >= 1 and a share of 0 to 1, got {count} and {held_out_share}")
+        raise UserError(f"expected prompts >= 1 and a share of 0 to 1, got {count} and {held_out_share}")
     rng = np.random.default_rng(seed)
     shuffled = [motion.combinations()[i] for i in rng.permutation(len(motion.combinations()))]
     decks = {}
@@ -106,7 +107,7 @@ def generate_and_judge(
     """Generates a video of each prompt and reads it; the batch size does not change the videos."""
 
     def make(batch: list[Prompt], rngs: Key[Array, "B"]) -> list[Judgement]:
-        frames = video([prompt.text for prompt in batch], rngs, upscale=False)
+        frames = video([prompt.text for prompt in batch], rngs, superres=False)
         return [judge(clip) for clip in frames]
 
     return _in_batches(make, prompts, rng, batch_size=batch_size)
@@ -115,7 +116,7 @@ def generate_and_judge(
 def _in_batches(make: Callable, items: Sequence, rng: Key[Array, ""], *, batch_size: int) -> list:
     """make(batch, one key an item) of all items; the last batch is filled up, so that all run one program."""
     if batch_size < 1:
-        raise ValueError(f"expected a batch size of at least 1, got {batch_size}")
+        raise UserError(f"expected a batch size of at least 1, got {batch_size}")
     results = []
     for start in range(0, len(items), batch_size):
         rows = np.arange(start, start + batch_size) % len(items)
@@ -177,7 +178,7 @@ def interpolation_error(
     def make(batch: list[motion.MotionSpec], rngs: Key[Array, "B"]) -> UInt8[np.ndarray, "B T H W 3"]:
         keys = np.stack([motion.render(spec)[_is_key_frame(motion.FRAMES)] for spec in batch])
         texts = [motion.captions(spec)[0] for spec in batch]
-        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, upscale=False)
+        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, superres=False)
 
     tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
     for spec, made in zip(clips, _in_batches(make, clips, rng, batch_size=batch_size)):
@@ -252,7 +253,7 @@ def run(
       int8: as in `TextToVideo.load`.
 
     Raises:
-      ValueError: numbers below 1, or weights that cannot be read.
+      UserError: numbers below 1, or weights that cannot be read.
     """
     asked = agreement_prompts(prompts, seed=seed)
     video = TextToVideo.load(weights, int8=int8)
@@ -270,8 +271,8 @@ def run(
         "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),
         "generated interpolation": generated_interpolation_error(asked, judgements),
     }
-    if video.enlarges:
-        report["enlargement"] = enlargement_error(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
+    if video.has_superres:
+        report["superres"] = superres_psnr(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
     if out is not None:
         Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
@@ -297,8 +298,8 @@ def report_text(report: dict) -> str:
         lines.append(f"{title}, {report[key]['clips']} clips")
         rows = ((name, v) for name, v in report[key].items() if isinstance(v, dict))
         lines += [_row("  " + name, values.values()) for name, values in rows]
-    if "enlargement" in report:
-        figures = report["enlargement"]
+    if "superres" in report:
+        figures = report["superres"]
         lines += ["", f"PSNR of the object's pixels in large frames, {figures['clips']} real clips"]
         lines += [_row("  " + name, [value]) for name, value in figures.items() if name != "clips"]
     return "\n".join(line.rstrip() for line in lines)

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cogvideo_jax.data.motion import draw as motion
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Bool, Float, Int, UInt8
 
 NONE = "none"
@@ -56,13 +57,13 @@ def judge(frames: UInt8[np.ndarray, "T 64 64 3"]) -> Judgement:
       frames: a whole clip of 4 seconds in 5, 9, 17 or 33 evenly spaced frames.
 
     Raises:
-      ValueError: another shape, type or number of frames.
+      UserError: another shape, type or number of frames.
     """
     size = motion.SIZE
     if frames.ndim != 4 or frames.shape[1:] != (size, size, 3) or frames.dtype != np.uint8:
-        raise ValueError(f"frames must be uint8 [T, {size}, {size}, 3], got {frames.dtype} {frames.shape}")
+        raise UserError(f"frames must be uint8 [T, {size}, {size}, 3], got {frames.dtype} {frames.shape}")
     if len(frames) not in LENGTHS:
-        raise ValueError(f"a clip must have one of {LENGTHS} frames, got {len(frames)}")
+        raise UserError(f"a clip must have one of {LENGTHS} frames, got {len(frames)}")
     track = np.full((len(frames), 3), np.nan)  # x, y, side
     strength = _strength(frames)
     full = strength.sum((1, 2)) > EMPTY

@@ -17,7 +17,7 @@ from cogvideo_jax.notation import Array, Key, UInt8
 EVERY = 4  # frames between those that are looked at
 
 
-def enlargement_error(video: TextToVideo, clips: Sequence[motion.MotionSpec], rng: Key[Array, ""]) -> dict:
+def superres_psnr(video: TextToVideo, clips: Sequence[motion.MotionSpec], rng: Key[Array, ""]) -> dict:
     """PSNR in decibels over the object's pixels: enlarged, kept by the tokenizer alone, stretched."""
     rows = {"enlarged": [], "encoded and decoded": [], "stretched": []}
     for number, spec in enumerate(clips):

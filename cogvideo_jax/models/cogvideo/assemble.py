@@ -1,4 +1,4 @@
-"""Trained parts, a text model and a recipe -> one folder that `cogvideo generate --weights` takes."""
+"""Trained parts, a text model and a sampling_config -> one folder that `cogvideo generate --weights` takes."""
 
 import shutil
 from pathlib import Path
@@ -6,36 +6,39 @@ from pathlib import Path
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
-from cogvideo_jax.models.cogvideo.sampling_config import FILE, read_recipe, write_recipe
+from cogvideo_jax.models.cogvideo.sampling_config import FILE, read_sampling_config, write_sampling_config
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
-from cogvideo_jax.models.cogvideo.transformer.transformer import is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, read_labels
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
 
-def assemble(parts: dict[str, str | Path], *, text_model: str | Path, recipe: str | Path, out: str | Path) -> Path:
+def assemble(
+    parts: dict[str, str | Path], *, text_model: str | Path, sampling_config: str | Path, out: str | Path
+) -> Path:
     """Copies the parts under the names that `TextToVideo.load` expects, and opens the result once.
 
     Args:
       parts: part -> its weights.safetensors; all but super-resolution are needed.
 
     Raises:
-      ValueError: a file is missing or holds another part, or the parts do not fit together.
+      UserError: a file is missing or holds another part, or the parts do not fit together.
     """
     out, fingerprint = Path(out), load_tokenizer(parts["tokenizer"]).fingerprint
     out.mkdir(parents=True, exist_ok=True)
     for part, source in parts.items():
         tree, description = load_weights(source)
         if description.get("kind") != part:
-            raise ValueError(f"{source} holds {description.get('kind')!r}, not {part!r}")
+            raise UserError(f"{source} holds {description.get('kind')!r}, not {part!r}")
         if part != "tokenizer" and description.get("tokenizer") != fingerprint:
-            raise ValueError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
+            raise UserError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
         _save(out, part, tree, description)
     add_text_model(text_model, out)
-    write_recipe(out / FILE, read_recipe(Path(recipe)))
+    write_sampling_config(out / FILE, read_sampling_config(Path(sampling_config)))
     TextToVideo.load(out)
     return out
 
@@ -43,18 +46,18 @@ def assemble(parts: dict[str, str | Path], *, text_model: str | Path, recipe: st
 def _save(out: Path, part: str, tree: PyTree, description: dict) -> None:
     """One file, or two if the part trained what it inherits, too: then it stands on a base of its own."""
     flat = flatten_dict(tree)
-    inherited = {path: leaf for path, leaf in flat.items() if not is_added(path)}
+    inherited = {path: leaf for path, leaf in flat.items() if not is_attention_plus(path)}
     if part in ("base", "tokenizer") or not inherited:
         save_weights(out / f"{part}.safetensors", tree, description)
         return
-    added = {path: leaf for path, leaf in flat.items() if is_added(path)}
+    added = {path: leaf for path, leaf in flat.items() if is_attention_plus(path)}
     own = description | {"kind": f"{part}_base"}
     save_weights(out / f"{part}_base.safetensors", unflatten_dict(inherited), own)
     save_weights(out / f"{part}.safetensors", unflatten_dict(added), description | {"own_base": True})
 
 
 def add_text_model(source: str | Path, folder: str | Path) -> Path:
-    """Copies a SentencePiece model into a folder of weights. Raises ValueError if it is none."""
+    """Copies a SentencePiece model into a folder of weights. Raises UserError if it is none."""
     TextTokenizer.from_file(source, image_codes=1)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(source, Path(folder) / TEXT_MODEL))
@@ -64,7 +67,7 @@ def add_labels(source: str | Path, folder: str | Path) -> Path:
     """Copies cluster labels, one whole number an image code, into a folder of weights.
 
     Raises:
-      ValueError: the file holds something else.
+      UserError: the file holds something else.
     """
     labels = read_labels(source)
     Path(folder).mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import dataclasses
 from enum import StrEnum
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, base_layout, interpolation_layout, keyframe_layout
 
 
@@ -56,17 +57,17 @@ class TransformerConfig:
     def __post_init__(self):
         layout = self.layout
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise UserError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.window is not None and layout.grid % self.window:
-            raise ValueError(f"grid {layout.grid} is not a multiple of window {self.window}")
+            raise UserError(f"grid {layout.grid} is not a multiple of window {self.window}")
         if not 0 <= self.boi < self.vocab_size or self.image_codes > self.vocab_size:
-            raise ValueError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
+            raise UserError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
         if self.first_frame_position < layout.text_length:
-            raise ValueError(f"first_frame_position {self.first_frame_position} lies inside the text")
+            raise UserError(f"first_frame_position {self.first_frame_position} lies inside the text")
         if self.base_positions < self.first_frame_position + layout.frame_tokens:
-            raise ValueError(f"base_positions {self.base_positions} end inside the first frame")
+            raise UserError(f"base_positions {self.base_positions} end inside the first frame")
         if self.extra_positions < (max(layout.frame_times) if self.temporal else 0) * layout.frame_tokens:
-            raise ValueError(f"extra_positions {self.extra_positions} are too few for {layout.frames} frames")
+            raise UserError(f"extra_positions {self.extra_positions} are too few for {layout.frames} frames")
 
     @property
     def head_size(self) -> int:
@@ -75,13 +76,13 @@ class TransformerConfig:
 
 
 def from_dict(values: dict) -> TransformerConfig:
-    """The inverse of `dataclasses.asdict`, as read from JSON. Raises ValueError on unknown or missing keys."""
+    """The inverse of `dataclasses.asdict`, as read from JSON. Raises UserError on unknown or missing keys."""
     try:
         layout = dict(values["layout"])
         layout["frame_times"] = tuple(layout["frame_times"])
         return TransformerConfig(**{**values, "layout": ClipLayout(**layout)})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a transformer configuration: {error}") from error
+        raise UserError(f"not a transformer configuration: {error}") from error
 
 
 def _released(layout: ClipLayout, **changes) -> TransformerConfig:

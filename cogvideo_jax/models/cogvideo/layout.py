@@ -15,6 +15,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Int
 
 
@@ -38,7 +39,7 @@ class ClipLayout:
 
     def __post_init__(self):
         if sorted(self.frame_times) != list(range(len(self.frame_times))):
-            raise ValueError(f"frame_times must be a permutation of 0..T-1, got {self.frame_times}")
+            raise UserError(f"frame_times must be a permutation of 0..T-1, got {self.frame_times}")
 
     @property
     def frames(self) -> int:

@@ -13,7 +13,7 @@ import numpy as np
 from cogvideo_jax.models.cogvideo.config import Compat
 from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.models.cogvideo.sampling.decode import lower_slots
-from cogvideo_jax.models.cogvideo.superres.sample import enlarge_program
+from cogvideo_jax.models.cogvideo.superres.sample import direct_program
 from cogvideo_jax.models.cogvideo.weights import SUPERRES, TOKENIZER
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, fits, working_bytes
@@ -41,7 +41,7 @@ class Request(NamedTuple):
     key_frames: bool = True
     first_image: bool = False
     guidance: float | None = None
-    upscale: bool = True
+    superres: bool = True
     compat: Compat = Compat.EXACT
 
 
@@ -58,13 +58,13 @@ class _Step(NamedTuple):
 def plan_generation(video: TextToVideo, request: Request) -> list[Phase]:
     """One phase for every part of the chain, in the order of the work.
 
-    Where the recipe leaves it open, so few windows go through stage 2 together that they fit.
+    Where the sampling_config leaves it open, so few windows go through stage 2 together that they fit.
     """
     while True:
         phases = _plan(video, request)
         windows = _windows(video, request)
         crowded = [phase for phase in phases if phase.name == INTERPOLATION and not fits(phase)]
-        if not crowded or video.recipe.windows_per_call is not None or windows <= round_up(1):
+        if not crowded or video.sampling_config.windows_per_call is not None or windows <= round_up(1):
             return phases
         video.windows_per_call = windows // 2
 
@@ -93,7 +93,7 @@ def _programs(video: TextToVideo, request: Request, steps: list[_Step]) -> Itera
 
 
 def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
-    recipe, models = video.recipe, video.weights.models
+    sampling_config, models = video.sampling_config, video.weights.models
     prompts, compat = request.prompts, request.compat
     smaller = _advice(video, "--batch 1" if prompts > 1 else "")
     frames = request.start
@@ -111,11 +111,11 @@ def _steps(video: TextToVideo, request: Request) -> Iterator[_Step]:
         advice = _advice(video, f"lower windows_per_call in {video.weights.folder}/pipeline.json")
         yield _Step(INTERPOLATION, "stage2", programs, advice=advice)
         frames = (frames - 1) * 2**request.rounds + 1
-    if request.upscale and video.enlarges:
-        rows = round_up(min(recipe.enlarged_per_call, prompts * frames))
-        advice = _advice(video, f"--no-upscale, lower enlarged_per_call in {video.weights.folder}/pipeline.json")
-        yield _Step("super-resolution", SUPERRES, [_enlarging(video, rows)], advice=advice)
-    yield _pixels(video, prompts * frames, request.upscale)
+    if request.superres and video.has_superres:
+        rows = round_up(min(sampling_config.superres_per_call, prompts * frames))
+        advice = _advice(video, f"--no-superres, lower superres_per_call in {video.weights.folder}/pipeline.json")
+        yield _Step("super-resolution", SUPERRES, [_superres_program(video, rows)], advice=advice)
+    yield _pixels(video, prompts * frames, request.superres)
 
 
 def _windows(video: TextToVideo, request: Request) -> int:
@@ -133,19 +133,19 @@ def _slots(video: TextToVideo, part: str, rows: int, given: int, settings) -> li
     return lower_slots(params, *arguments, _ids(model.config.image_codes), model=model, settings=settings)
 
 
-def _enlarging(video: TextToVideo, rows: int) -> jax.stages.Lowered:
+def _superres_program(video: TextToVideo, rows: int) -> jax.stages.Lowered:
     model, params = video.weights.models[SUPERRES], video.weights.abstract(SUPERRES)
     config = model.config
     text = rows, config.text_length
     labels = _ids(config.image_codes)
     arguments = _ids(*text), _mask(*text), _ids(rows, config.coarse.grid**2), _keys(rows)
-    return enlarge_program.lower(params, labels, *arguments, model=model, settings=video.direct_settings())
+    return direct_program.lower(params, labels, *arguments, model=model, settings=video.direct_settings())
 
 
-def _pixels(video: TextToVideo, frames: int, upscale: bool) -> _Step:
+def _pixels(video: TextToVideo, frames: int, superres: bool) -> _Step:
     """Decoding; the host holds all frames twice while they are joined, and those of one call as numbers."""
-    models, rows = video.weights.models, round_up(min(video.recipe.decoded_per_call, frames))
-    enlarged = upscale and video.enlarges
+    models, rows = video.weights.models, round_up(min(video.sampling_config.decoded_per_call, frames))
+    enlarged = superres and video.has_superres
     tokens = models[SUPERRES].config.fine_tokens if enlarged else models["base"].config.layout.frame_tokens
     program = video.tokenizer.lower_decode(rows, tokens)
     pixels = int(np.prod(program.out_info.shape[1:]))

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 
 import cogvideo_jax
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import Compat
-from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, usual_lanes
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, default_parallel_frames
 from cogvideo_jax.models.cogvideo.sampling.interpolate import interpolate_once
 from cogvideo_jax.models.cogvideo.sampling.keyframes import first_frame, key_frames
-from cogvideo_jax.models.cogvideo.sampling_config import Recipe
-from cogvideo_jax.models.cogvideo.superres.sample import DirectSettings, enlarge
+from cogvideo_jax.models.cogvideo.sampling_config import SamplingConfig
+from cogvideo_jax.models.cogvideo.superres.sample import DirectSettings, superres_direct
 from cogvideo_jax.models.cogvideo.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
 from cogvideo_jax.models.cogvideo.weights import SUPERRES, WeightsFolder
@@ -33,13 +34,13 @@ Texts = tuple[Int[np.ndarray, "B S"], Bool[np.ndarray, "B S"]]  # left-padded id
 
 
 class TextToVideo:
-    """Weights that can be called with prompts and a key; `enlarges` if super-resolution is among them."""
+    """Weights that can be called with prompts and a key; `has_superres` if super-resolution is among them."""
 
     def __init__(self, weights: WeightsFolder, *, int8_cache: bool = False, growing_cache: bool = False):
-        self.weights, self.enlarges = weights, SUPERRES in weights.files
+        self.weights, self.has_superres = weights, SUPERRES in weights.files
         self._caches = dict(int8_cache=int8_cache, growing_cache=growing_cache)
-        self.recipe: Recipe = weights.recipe
-        self.windows_per_call = self.recipe.windows_per_call
+        self.sampling_config: SamplingConfig = weights.sampling_config
+        self.windows_per_call = self.sampling_config.windows_per_call
 
     @classmethod
     def load(
@@ -59,7 +60,7 @@ class TextToVideo:
           growing_cache: a program for every number of frames, which reads no other frames; see `DecodeSettings`.
 
         Raises:
-          ValueError: one sentence, if something is missing, damaged or does not fit.
+          UserError: one sentence, if something is missing, damaged or does not fit.
         """
         weights = WeightsFolder(folder, dtype=dtype, keep=keep, int8="weights" in int8)
         return cls(weights, int8_cache="cache" in int8, growing_cache=growing_cache)
@@ -85,7 +86,7 @@ class TextToVideo:
         seconds: float | None = None,
         guidance: float | None = None,
         first_image: UInt8[np.ndarray, "H W 3"] | None = None,
-        upscale: bool = True,
+        superres: bool = True,
         compat: Compat = Compat.EXACT,
         progress: bool = False,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
@@ -96,23 +97,23 @@ class TextToVideo:
           rng: one key, split into one a prompt; or one key a prompt.
           fps: frames a second of the result; by default all that the weights can give.
           seconds: length; by default the shortest that stage 1 was trained for.
-          guidance: scale in stage 1 instead of the recipe's; 1 or less turns it off.
+          guidance: scale in stage 1 instead of the sampling_config's; 1 or less turns it off.
           first_image: the first frame of every video, pixels x pixels.
-          upscale: super-resolution, where the weights have it.
+          superres: super-resolution, where the weights have it.
           compat: whose arithmetic; the release also stretches every frame from black to white.
           progress: show one bar on a terminal.
 
         Raises:
-          ValueError: a prompt that is empty or too long, or a rate or length that the weights cannot give.
+          UserError: a prompt that is empty or too long, or a rate or length that the weights cannot give.
         """
         _, rounds = self.schedule(fps, seconds)
         rngs = row_keys(rng, len(prompts))
-        with self._bar(len(prompts), rounds, upscale=upscale, keyframes=True, shown=progress) as bar:
+        with self._bar(len(prompts), rounds, superres=superres, keyframes=True, shown=progress) as bar:
             frames = self.key_frames(
                 prompts, rngs, seconds=seconds, guidance=guidance, first_image=first_image, compat=compat, bar=bar
             )
             frames = self.rounds(frames, prompts, rngs, rounds, compat=compat, bar=bar)
-            return self.pixels(frames, prompts, rngs, upscale=upscale, compat=compat, bar=bar)
+            return self.pixels(frames, prompts, rngs, superres=superres, compat=compat, bar=bar)
 
     def interpolate(
         self,
@@ -122,7 +123,7 @@ class TextToVideo:
         *,
         fps: float,
         to: float | None = None,
-        upscale: bool = True,
+        superres: bool = True,
         compat: Compat = Compat.EXACT,
         progress: bool = False,
     ) -> UInt8[np.ndarray, "B T2 H W 3"]:
@@ -134,34 +135,34 @@ class TextToVideo:
           to: the rate wanted; by default the highest that the weights give.
 
         Raises:
-          ValueError: a rate that cannot be reached, or frames of another number or size.
+          UserError: a rate that cannot be reached, or frames of another number or size.
         """
-        rounds = self.recipe.doublings(fps, to)
+        rounds = self.sampling_config.pass_rates(fps, to)
         ids = frames if frames.ndim == 3 else self._encode(frames)
         if ids.shape[1] < 3 or ids.shape[1] % 2 == 0:
-            raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {ids.shape[1]}")
+            raise UserError(f"interpolation needs an odd number of at least 3 frames, got {ids.shape[1]}")
         rngs = row_keys(rng, len(prompts))
         with self._bar(
-            len(prompts), rounds, upscale=upscale, keyframes=False, shown=progress, start=ids.shape[1]
+            len(prompts), rounds, superres=superres, keyframes=False, shown=progress, start=ids.shape[1]
         ) as bar:
             ids = self.rounds(ids, prompts, rngs, rounds, compat=compat, bar=bar)
-            return self.pixels(ids, prompts, rngs, upscale=upscale, compat=compat, bar=bar)
+            return self.pixels(ids, prompts, rngs, superres=superres, compat=compat, bar=bar)
 
     def image(
         self,
         prompts: Sequence[str],
         rng: Key[Array, ""] | Key[Array, "B"],
         *,
-        upscale: bool = True,
+        superres: bool = True,
         compat: Compat = Compat.EXACT,
         progress: bool = False,
     ) -> UInt8[np.ndarray, "B H W 3"]:
         """Pictures of the prompts: what CogView2, the base, makes of them alone."""
         rngs = row_keys(rng, len(prompts))
-        with self._bar(len(prompts), [], upscale=upscale, keyframes=False, shown=progress, start=1) as bar:
+        with self._bar(len(prompts), [], superres=superres, keyframes=False, shown=progress, start=1) as bar:
             ids = self._first(self._texts("base", prompts, self.text.encode), rngs, compat)
             bar.update()
-            return self.pixels(ids, prompts, rngs, upscale=upscale, compat=compat, bar=bar)[:, 0]
+            return self.pixels(ids, prompts, rngs, superres=superres, compat=compat, bar=bar)[:, 0]
 
     def key_frames(
         self,
@@ -178,13 +179,13 @@ class TextToVideo:
         bar = _silent() if bar is None else bar
         key_rate, _ = self.schedule(None, seconds)
         guided = self._guidance(guidance) is not None
-        suffix = self.recipe.guided_suffix if guided else ""
+        suffix = self.sampling_config.guided_suffix if guided else ""
         texts = self._clip_texts("stage1", prompts, key_rate, suffix)
         if guided:
             against = self._clip_texts("stage1", [GUIDANCE_TEXT] * len(prompts), key_rate)
             texts = tuple(np.concatenate(pair) for pair in zip(texts, against))
         if first_image is None:
-            suffix = self.recipe.first_frame_suffix
+            suffix = self.sampling_config.first_frame_suffix
             first = self._first(self._texts("base", prompts, lambda p: self.text.encode(p + suffix)), rngs, compat)
         else:
             first = np.repeat(self._encode(first_image[None, None]), len(prompts), axis=0)
@@ -200,20 +201,20 @@ class TextToVideo:
         prompts: Sequence[str],
         rngs: Key[Array, "B"],
         *,
-        upscale: bool = True,
+        superres: bool = True,
         compat: Compat = Compat.EXACT,
         bar: Bar = None,
     ) -> UInt8[np.ndarray, "B T H W 3"]:
         """Ids -> frames, enlarged first where the weights can."""
         bar = _silent() if bar is None else bar
-        if upscale and self.enlarges:
+        if superres and self.has_superres:
             bar.set_description("super-resolution")
             frames = self.enlarge(frames, prompts, rngs, bar=bar)
         batch, length, tokens = frames.shape
         flat = frames.reshape(batch * length, tokens)
         self.weights.release()
         bar.set_description("pixels")
-        size = round_up(min(self.recipe.decoded_per_call, len(flat)))
+        size = round_up(min(self.sampling_config.decoded_per_call, len(flat)))
         parts = []
         for start in range(0, len(flat), size):
             index = np.minimum(np.arange(start, start + size), len(flat) - 1)  # the last call is filled up
@@ -223,16 +224,16 @@ class TextToVideo:
         return pictures.reshape(batch, length, *pictures.shape[1:])
 
     def check(self, prompt: str) -> None:
-        """Raises ValueError if a prompt cannot be used."""
+        """Raises UserError if a prompt cannot be used."""
         key_rate, _ = self.schedule(None, None)
-        self._texts("base", [prompt], lambda p: self.text.encode(p + self.recipe.first_frame_suffix))
-        self._clip_texts("stage1", [prompt], key_rate, self.recipe.guided_suffix)
+        self._texts("base", [prompt], lambda p: self.text.encode(p + self.sampling_config.first_frame_suffix))
+        self._clip_texts("stage1", [prompt], key_rate, self.sampling_config.guided_suffix)
 
-    def unknown_words(self, prompt: str) -> list[str]:
+    def out_of_vocabulary(self, prompt: str) -> list[str]:
         """Words and signs of a prompt that the weights were never trained on."""
-        if not self.recipe.whole_words:
-            return self.text.spelled(prompt)
-        return self.text.unknown_words(prompt)
+        if not self.sampling_config.whole_words:
+            return self.text.spelled_characters(prompt)
+        return self.text.out_of_vocabulary(prompt)
 
     def rate(self, fps: float | None, seconds: float | None) -> float:
         """Frames a second of a call with these arguments."""
@@ -244,22 +245,22 @@ class TextToVideo:
     def schedule(self, fps: float | None, seconds: float | None) -> tuple[float, list[float]]:
         """Key frame rate, and the rate after each round of interpolation; arguments as in `__call__`."""
         intervals = self.weights.models["stage1"].config.layout.frames - 1
-        lengths = {intervals / rate: rate for rate in self.recipe.keyframe_fps}
+        lengths = {intervals / rate: rate for rate in self.sampling_config.keyframe_fps}
         seconds = min(lengths) if seconds is None else seconds
         if seconds not in lengths:
             possible = ", ".join(f"{length:g}" for length in sorted(lengths))
-            raise ValueError(f"these weights make videos of {possible} seconds, not {seconds:g}")
+            raise UserError(f"these weights make videos of {possible} seconds, not {seconds:g}")
         key_rate = lengths[seconds]
-        return key_rate, self.recipe.doublings(key_rate, fps)
+        return key_rate, self.sampling_config.pass_rates(key_rate, fps)
 
     def windows(self, videos: int, frames: int, rounds: int) -> int:
         """Windows that go through stage 2 together, in all rounds that begin with so many frames."""
         last = videos * max(1, (frames - 1) * 2 ** (rounds - 1) // 2) if rounds else 1
         return round_up(min(last, self.windows_per_call or last))
 
-    def _bar(self, prompts: int, rounds: list[float], *, upscale: bool, keyframes: bool, shown: bool, start: int = 0):
+    def _bar(self, prompts: int, rounds: list[float], *, superres: bool, keyframes: bool, shown: bool, start: int = 0):
         """A progress bar over all calls: frames of stage 1, windows of stage 2, pictures enlarged and decoded."""
-        recipe = self.recipe
+        sampling_config = self.sampling_config
         layout = self.weights.models["stage1"].config.layout
         frames = layout.frames if keyframes else start
         work = layout.frames if keyframes else int(start == 1)
@@ -267,13 +268,13 @@ class TextToVideo:
         for _ in rounds:
             work += 2 * -(-prompts * (frames - 1) // 2 // windows)
             frames = 2 * frames - 1
-        if upscale and self.enlarges:
-            work += -(-prompts * frames // round_up(recipe.enlarged_per_call))
-        work += -(-prompts * frames // round_up(recipe.decoded_per_call))
+        if superres and self.has_superres:
+            work += -(-prompts * frames // round_up(sampling_config.superres_per_call))
+        work += -(-prompts * frames // round_up(sampling_config.decoded_per_call))
         return progress_bar(total=work, desc="first frame" if keyframes else "", disable=not shown)
 
     def _guidance(self, guidance: float | None) -> float | None:
-        scale = self.recipe.guidance if guidance is None else guidance
+        scale = self.sampling_config.guidance if guidance is None else guidance
         return None if scale is None or scale <= 1.0 else scale
 
     # Texts --------------------------------------------------------------------------------------------
@@ -288,10 +289,10 @@ class TextToVideo:
         rows = []
         for prompt in prompts:
             if not prompt.strip():
-                raise ValueError("the prompt is empty; describe the video in a sentence")
+                raise UserError("the prompt is empty; describe the video in a sentence")
             ids = make(prompt)
             if len(ids) > length:
-                raise ValueError(
+                raise UserError(
                     f"the prompt takes {len(ids)} of the {length} text tokens that these weights read; "
                     f"shorten {prompt[:40]!r}"
                 )
@@ -336,11 +337,15 @@ class TextToVideo:
         self, frames: Int[np.ndarray, "B T N"], prompts: Sequence[str], rngs: Key[Array, "B"], *, bar: Bar = None
     ) -> Int[np.ndarray, "B T N2"]:
         """Super-resolution alone: fine ids of all frames."""
-        recipe, stage, bar = self.recipe, self.weights.stage(SUPERRES), _silent() if bar is None else bar
+        sampling_config, stage, bar = (
+            self.sampling_config,
+            self.weights.stage(SUPERRES),
+            _silent() if bar is None else bar,
+        )
         batch, length, tokens = frames.shape
         clips, numbers = np.divmod(np.arange(batch * length), length)
         text, mask = (x[clips] for x in self._texts(SUPERRES, prompts, self.text.encode))
-        fine = enlarge(
+        fine = superres_direct(
             stage.params,
             text,
             mask,
@@ -349,26 +354,30 @@ class TextToVideo:
             self.weights.labels,
             model=stage.model,
             settings=self.direct_settings(),
-            rows_per_call=round_up(recipe.enlarged_per_call),
+            rows_per_call=round_up(sampling_config.superres_per_call),
             on_part=bar.update,
         )
         return fine.reshape(batch, length, -1)
 
     def settings(self, stage: str, guidance: float | None, compat: Compat) -> DecodeSettings:
         """How a stage writes; `guidance` as in `__call__`, for stage 1 only."""
-        recipe, last = self.recipe, None
-        strategies = {"base": recipe.first_frame, "stage1": recipe.keyframes, "stage2": recipe.interpolation}
+        sampling_config, last = self.sampling_config, None
+        strategies = {
+            "base": sampling_config.first_frame,
+            "stage1": sampling_config.keyframes,
+            "stage2": sampling_config.interpolation,
+        }
         scale = self._guidance(guidance) if stage == "stage1" else None
-        weight = recipe.text_log_weight if scale is None else 0.0
+        weight = sampling_config.text_log_weight if scale is None else 0.0
         if stage == "base" and compat == Compat.RELEASE:
-            last = recipe.keyframes
-        lanes = usual_lanes(self.weights.models[stage].config)
-        settings = dict(lanes=lanes, compat=compat, last_token=last, **self._caches)
+            last = sampling_config.keyframes
+        parallel_frames = default_parallel_frames(self.weights.models[stage].config)
+        settings = dict(parallel_frames=parallel_frames, compat=compat, last_token=last, **self._caches)
         return DecodeSettings(strategies[stage], self._clusters, scale, weight, **settings)
 
     def direct_settings(self) -> DirectSettings:
         """How super-resolution draws."""
-        return DirectSettings(self.recipe.superres, self._clusters, **AT_ONCE)
+        return DirectSettings(self.sampling_config.superres, self._clusters, **AT_ONCE)
 
     @functools.cached_property
     def _clusters(self) -> int:
@@ -376,9 +385,9 @@ class TextToVideo:
 
     def _encode(self, frames: UInt8[np.ndarray, "B T H W 3"]) -> Int[np.ndarray, "B T N"]:
         batch, length = frames.shape[:2]
-        size = self.recipe.pixels
+        size = self.sampling_config.pixels
         if frames.shape[2:] != (size, size, 3):
-            raise ValueError(f"these weights read pictures of {size} x {size} pixels, got {frames.shape[2:]}")
+            raise UserError(f"these weights read pictures of {size} x {size} pixels, got {frames.shape[2:]}")
         ids = self.tokenizer.encode(frames.reshape(batch * length, size, size, 3))
         return np.asarray(ids).reshape(batch, length, -1)
 

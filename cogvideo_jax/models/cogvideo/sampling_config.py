@@ -4,6 +4,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import FIRST_FRAME, VIDEO, Strategy
 from cogvideo_jax.models.cogvideo.superres.sample import DIRECT
 from cogvideo_jax.models.cogvideo.text import FIRST_FRAME_SUFFIX
@@ -12,7 +13,7 @@ FILE = "pipeline.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
+class SamplingConfig:
     """How a set of weights wants to be sampled.
 
     Attributes:
@@ -26,7 +27,7 @@ class Recipe:
       text_log_weight: added to scores towards text wherever there is no guidance.
       windows_per_call: interpolation windows that go through stage 2 together; None for all of the last round, or
         as many of them as the memory plan finds room for.
-      enlarged_per_call, decoded_per_call: frames that go together through super-resolution, and to pixels.
+      superres_per_call, decoded_per_call: frames that go together through super-resolution, and to pixels.
       whole_words: the text model has every word it was trained on as one piece, so that a word in several pieces is
         one that the weights have never seen.
     """
@@ -43,15 +44,15 @@ class Recipe:
     guided_suffix: str
     text_log_weight: float
     windows_per_call: int | None
-    enlarged_per_call: int
+    superres_per_call: int
     decoded_per_call: int
     whole_words: bool
 
-    def doublings(self, rate: float, to: float | None) -> list[float]:
+    def pass_rates(self, rate: float, to: float | None) -> list[float]:
         """Frame rates after each round of interpolation from `rate` until `to`, by default until there is no more.
 
         Raises:
-          ValueError: `to` cannot be reached.
+          UserError: `to` cannot be reached.
         """
         rates = [rate]
         while rates[-1] * 2 in self.interpolation_fps:
@@ -59,12 +60,12 @@ class Recipe:
         to = rates[-1] if to is None else to
         if to not in rates:
             possible = ", ".join(f"{rate:g}" for rate in rates)
-            raise ValueError(f"these weights give {possible} frames a second, not {to:g}")
+            raise UserError(f"these weights give {possible} frames a second, not {to:g}")
         return rates[1 : rates.index(to) + 1]
 
 
 # The flags of the released script; its stage 1 was trained last at 1 frame a second and more (paper, section 4).
-RELEASED = Recipe(
+RELEASED = SamplingConfig(
     pixels=160,
     keyframe_fps=(1.0,),
     interpolation_fps=(2.0, 4.0, 8.0),
@@ -77,26 +78,26 @@ RELEASED = Recipe(
     guided_suffix=" 视频",
     text_log_weight=1.4,
     windows_per_call=None,
-    enlarged_per_call=12,
+    superres_per_call=12,
     decoded_per_call=4,
     whole_words=False,
 )
 STRATEGIES = ("first_frame", "keyframes", "interpolation", "superres")
 
 
-def read_recipe(path: Path) -> Recipe:
-    """Reads `pipeline.json`. Raises ValueError if it is missing or not a recipe."""
+def read_sampling_config(path: Path) -> SamplingConfig:
+    """Reads `pipeline.json`. Raises UserError if it is missing or not a sampling_config."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         strategies = {name: Strategy(**values.pop(name)) for name in STRATEGIES}
         rates = {name: tuple(values.pop(name)) for name in ("keyframe_fps", "interpolation_fps")}
-        return Recipe(**values, **strategies, **rates)
+        return SamplingConfig(**values, **strategies, **rates)
     except OSError as error:
-        raise ValueError(f"{path.parent} is no folder of weights: it has no readable {FILE}") from error
+        raise UserError(f"{path.parent} is no folder of weights: it has no readable {FILE}") from error
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{path} is not a recipe of this project: {error}") from error
+        raise UserError(f"{path} is not a sampling_config of this project: {error}") from error
 
 
-def write_recipe(path: Path, recipe: Recipe) -> None:
+def write_sampling_config(path: Path, sampling_config: SamplingConfig) -> None:
     """Writes `pipeline.json`."""
-    path.write_text(json.dumps(dataclasses.asdict(recipe), ensure_ascii=False, indent=1), encoding="utf-8")
+    path.write_text(json.dumps(dataclasses.asdict(sampling_config), ensure_ascii=False, indent=1), encoding="utf-8")

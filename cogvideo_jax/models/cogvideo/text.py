@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import sentencepiece
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vocab import Vocabulary
 from cogvideo_jax.notation import Bool, Int
 
@@ -31,7 +32,7 @@ class TextTokenizer:
       image_codes: C.
 
     Raises:
-      ValueError: if `model` is no SentencePiece model or lacks `<pad>` or `<n>`.
+      UserError: if `model` is no SentencePiece model or lacks `<pad>` or `<n>`.
     """
 
     def __init__(self, model: bytes, *, image_codes: int):
@@ -39,18 +40,18 @@ class TextTokenizer:
         try:
             self._pieces.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise ValueError("the text model is not a SentencePiece model") from error
+            raise UserError("the text model is not a SentencePiece model") from error
         self.vocabulary = Vocabulary(image_codes, self._pieces.GetPieceSize())
         self.pad_id = self._special("<pad>")
         self.newline_id = self._special(NEWLINE)
 
     @classmethod
     def from_file(cls, path: str | Path, *, image_codes: int) -> "TextTokenizer":
-        """Reads `*.model`. Raises ValueError if it is missing or not a model."""
+        """Reads `*.model`. Raises UserError if it is missing or not a model."""
         try:
             model = Path(path).read_bytes()
         except OSError as error:
-            raise ValueError(f"text model {path} cannot be read: {error.strerror}") from error
+            raise UserError(f"text model {path} cannot be read: {error.strerror}") from error
         return cls(model, image_codes=image_codes)
 
     def encode(self, text: str) -> list[int]:
@@ -62,29 +63,33 @@ class TextTokenizer:
         pieces = [i - self.vocabulary.image_codes for i in ids if i != self.pad_id]
         return self._pieces.DecodeIds(pieces)
 
-    def spelled(self, text: str) -> list[str]:
+    def spelled_characters(self, text: str) -> list[str]:
         """Characters that the model can only spell byte by byte: it has never seen them."""
         known = self._pieces.EncodeAsIds
         return sorted({sign for sign in text if any(self._pieces.IsByte(piece) for piece in known(sign))})
 
-    def unknown_words(self, text: str) -> list[str]:
+    def out_of_vocabulary(self, text: str) -> list[str]:
         """Words in more than one piece, and signs in bytes; of use where every known word is one piece."""
         words = set(re.findall(r"[^\W\d_\u4e00-\u9fff]+", text))
         several = {word for word in words if len(self.encode(word)) > 1}
-        signs = {sign for sign in self.spelled(text) if sign.isalnum() and not any(sign in word for word in several)}
+        signs = {
+            sign
+            for sign in self.spelled_characters(text)
+            if sign.isalnum() and not any(sign in word for word in several)
+        }
         return sorted(several | signs)
 
     def _special(self, piece: str) -> int:
         found = self._pieces.PieceToId(piece)
         if self._pieces.IdToPiece(found) != piece:
-            raise ValueError(f"the text model has no piece {piece}")
+            raise UserError(f"the text model has no piece {piece}")
         return self.vocabulary.text_id(found)
 
 
 def duration_phrase(fps: float) -> str:
     """Frames a second -> the phrase in front of a clip's text, e.g. 1.0 -> "4.0秒"."""
     if not fps > 0:
-        raise ValueError(f"a frame rate must be positive, got {fps}")
+        raise UserError(f"a frame rate must be positive, got {fps}")
     return f"{INTERVALS_A_SECOND / fps:.1f}秒"
 
 

@@ -8,6 +8,8 @@ C+P .. C+P+2    <start_of_image>, <start_of_english>, <start_of_chinese>
 import dataclasses
 from enum import IntEnum
 
+from cogvideo_jax.errors import UserError
+
 
 class Special(IntEnum):
     """Special tokens, numbered by their place behind the last text piece."""
@@ -46,5 +48,5 @@ class Vocabulary:
     def text_id(self, piece: int) -> int:
         """Id of a SentencePiece piece."""
         if not 0 <= piece < self.text_pieces:
-            raise ValueError(f"text piece {piece} is outside 0..{self.text_pieces - 1}")
+            raise UserError(f"text piece {piece} is outside 0..{self.text_pieces - 1}")
         return self.image_codes + piece

@@ -1,6 +1,6 @@
 """A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
 
-pipeline.json            the recipe
+pipeline.json            the sampling_config
 tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
 base.safetensors         inherited by both stages, stored once
 stage1.safetensors, stage2.safetensors, superres.safetensors      what each adds
@@ -18,8 +18,9 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo import config as transformer_config
-from cogvideo_jax.models.cogvideo.sampling_config import FILE, Recipe, read_recipe
+from cogvideo_jax.models.cogvideo.sampling_config import FILE, SamplingConfig, read_sampling_config
 from cogvideo_jax.models.cogvideo.superres import config as superres_config
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
@@ -56,13 +57,13 @@ class WeightsFolder:
     On the mesh that is set (`jax.set_mesh`) matrices are split as its rules say.
 
     Raises:
-      ValueError: one sentence, if something is missing, damaged or does not fit.
+      UserError: one sentence, if something is missing, damaged or does not fit.
     """
 
     def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True, int8: bool = False):
         self.folder, self.keep, self.int8 = Path(folder), keep, int8
         self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
-        self.recipe: Recipe = read_recipe(self.folder / FILE)
+        self.sampling_config: SamplingConfig = read_sampling_config(self.folder / FILE)
         parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
         described = {name: _description(self._path(name)) for name in parts}
         self.files = {name: self._files(name, described[name]) for name in parts}
@@ -87,7 +88,7 @@ class WeightsFolder:
         path, codes = self.folder / LABELS, self.models["base"].config.image_codes
         labels = read_labels(path) if path.exists() else np.arange(codes)
         if len(labels) != codes:
-            raise ValueError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
+            raise UserError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
         return jax.device_put(labels.astype(np.int32))
 
     def stage(self, name: str) -> Stage:
@@ -140,7 +141,7 @@ class WeightsFolder:
                 return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype, unrolled=True)
             return Transformer(transformer_config.from_dict(values), dtype=self.dtype, unrolled=True)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"{self._path(name)} does not describe a {name}: {error}") from error
+            raise UserError(f"{self._path(name)} does not describe a {name}: {error}") from error
 
     def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the leaves of a file as they are kept."""
@@ -205,13 +206,13 @@ def _layer(path: Path, name: str, layer: int) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
-    """Cluster numbers, one an image code. Raises ValueError if the file holds something else."""
+    """Cluster numbers, one an image code. Raises UserError if the file holds something else."""
     try:
         labels = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} is not a NumPy file of cluster labels") from error
+        raise UserError(f"{path} is not a NumPy file of cluster labels") from error
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
-        raise ValueError(f"{path} should hold cluster numbers, one an image code")
+        raise UserError(f"{path} should hold cluster numbers, one an image code")
     return labels
 
 
@@ -221,4 +222,4 @@ def _description(path: Path) -> dict:
     except ValueError as error:
         if path.exists():
             raise
-        raise ValueError(f"weights {path} do not exist; train or convert them, or pass another folder") from error
+        raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder") from error

@@ -38,14 +38,14 @@ def test_a_training_step_is_measured():
 def test_writing_tokens_is_measured(guided):
     config = tiny.config(tiny.INTERPOLATION, window=2)
     row = decode.measure_decode(config, machine=MACHINE, dtype="float32", batch=3, guided=guided)
-    assert row.lanes == 2 and row.steps == 16 + smallest_lag(4, 2)
+    assert row.parallel_frames == 2 and row.steps == 16 + smallest_lag(4, 2)
     assert row.seconds == pytest.approx(row.steps * row.ms / 1e3)
     assert row.tokens_a_second == pytest.approx(3 * 2 * 16 / row.seconds)
     assert row.share == pytest.approx(row.bytes / (row.ms / 1e3) / 1e9)
     assert row.share_of_reads == pytest.approx(2 * row.share)
-    alone = decode.measure_decode(config, machine=MACHINE, dtype="float32", batch=3, guided=guided, side_by_side=False)
-    assert alone.lanes == 1 and alone.steps == 32 and alone.bytes < row.bytes
-    assert decode.cells(row)["lanes"] == "2"
+    alone = decode.measure_decode(config, machine=MACHINE, dtype="float32", batch=3, guided=guided, wavefront=False)
+    assert alone.parallel_frames == 1 and alone.steps == 32 and alone.bytes < row.bytes
+    assert decode.cells(row)["parallel"] == "2"
 
 
 def test_random_weights_have_the_types_of_kept_ones():
@@ -106,7 +106,7 @@ def test_random_weights_are_sampled_like_a_folder(monkeypatch):
             lambda x: (x.shape, x.dtype), weights.abstract(part)
         )
     video = TextToVideo(weights)
-    assert video.schedule(None, None) == (1.0, [2.0, 4.0, 8.0]) and video.enlarges
+    assert video.schedule(None, None) == (1.0, [2.0, 4.0, 8.0]) and video.has_superres
 
 
 def test_a_profile_is_written_where_asked(tmp_path, capsys):

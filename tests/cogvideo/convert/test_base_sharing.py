@@ -11,7 +11,7 @@ from cogvideo_jax.cli.main import main
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
 from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
-from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_recipe
+from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_sampling_config
 from cogvideo_jax.models.cogvideo.weights import WeightsFolder
 from cogvideo_jax.runtime.weights import load_weights
 from tests.cogvideo.convert.checkpoints import assert_same_bits, official, read_sat, write_sat
@@ -112,7 +112,7 @@ def test_generation_takes_a_stage_with_its_own_base(tmp_path):
     settings = json.loads((sat / "model_config.json").read_text())
     (folder / "stage2.safetensors").unlink()
     convert(write_sat(tmp_path / "changed", [arrays], settings), folder)
-    write_recipe(folder / "pipeline.json", RELEASED)
+    write_sampling_config(folder / "pipeline.json", RELEASED)
     weights = WeightsFolder(folder)
     tables = {name: weights.stage(name).params["token_table"] for name in ("base", "stage1", "stage2")}
     assert jnp.array_equal(tables["base"], tables["stage1"])

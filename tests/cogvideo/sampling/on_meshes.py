@@ -20,7 +20,7 @@ from tests.cogvideo.transformer import tiny
 MESHES = ((1, 1), (1, 2), (4, 1), (2, 2))  # data, tensor
 CASES = {
     "stage1": (tiny.config(tiny.KEYFRAMES), 1, dict(growing_cache=True)),
-    "stage2_windows": (tiny.config(tiny.INTERPOLATION, window=2), 3, dict(lanes=2)),
+    "stage2_windows": (tiny.config(tiny.INTERPOLATION, window=2), 3, dict(parallel_frames=2)),
 }
 ROWS = 4
 

@@ -9,7 +9,7 @@ import pytest
 
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.sampling import decode
-from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, most_lanes, write_slots
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, most_parallel_frames, write_slots
 from cogvideo_jax.models.cogvideo.sampling.interpolate import interpolate_once, merge_windows, split_windows
 from cogvideo_jax.models.cogvideo.sampling.keyframes import first_frame
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, guide, sample
@@ -49,28 +49,30 @@ SIDE_BY_SIDE = {
 }
 
 
-def clip_in_lanes(config, given: int, lanes: int, **how):
+def clip_in_lanes(config, given: int, parallel_frames: int, **how):
     model, params = tiny.random_sampler(config)
     text, mask, frames = tiny.random_batch(config)
-    settings = dataclasses.replace(RANDOM, lanes=lanes, **how)
+    settings = dataclasses.replace(RANDOM, parallel_frames=parallel_frames, **how)
     keys = row_keys(jax.random.key(0), 2)
     return write_slots(params, text, mask, frames[:, :given], keys, LABELS, model=model, settings=settings)
 
 
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
-def test_frames_written_side_by_side_are_those_written_one_by_one(name):
+def test_frames_written_side_by_side_are_those_written_unrolled_layers(name):
     config, given = SIDE_BY_SIDE[name]
-    lanes = most_lanes(config)
-    assert lanes == config.layout.frames - given
-    np.testing.assert_array_equal(clip_in_lanes(config, given, lanes), clip_in_lanes(config, given, 1))
+    parallel_frames = most_parallel_frames(config)
+    assert parallel_frames == config.layout.frames - given
+    np.testing.assert_array_equal(clip_in_lanes(config, given, parallel_frames), clip_in_lanes(config, given, 1))
 
 
 @pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("lanes", [1, 2])
+@pytest.mark.parametrize("parallel_frames", [1, 2])
 @pytest.mark.parametrize("name", SIDE_BY_SIDE)
-def test_a_cache_that_grows_writes_the_same_frames(name, lanes, int8):
+def test_a_cache_that_grows_writes_the_same_frames(name, parallel_frames, int8):
     config, given = SIDE_BY_SIDE[name]
-    clips = [clip_in_lanes(config, given, lanes, int8_cache=int8, growing_cache=grows) for grows in (False, True)]
+    clips = [
+        clip_in_lanes(config, given, parallel_frames, int8_cache=int8, growing_cache=grows) for grows in (False, True)
+    ]
     np.testing.assert_array_equal(*clips)
 
 
@@ -81,10 +83,10 @@ def test_a_cache_with_full_attention_grows():
 
 def test_the_lag_between_lanes_is_the_smallest(monkeypatch):
     config, given = SIDE_BY_SIDE["stage1"]
-    one_by_one = clip_in_lanes(config, given, 1)
+    sequential = clip_in_lanes(config, given, 1)
     monkeypatch.setattr(decode, "smallest_lag", lambda grid, window: smallest_lag(grid, window) - 1)
     jax.clear_caches()
-    assert np.any(clip_in_lanes(config, given, 4) != one_by_one)
+    assert np.any(clip_in_lanes(config, given, 4) != sequential)
     jax.clear_caches()
 
 
@@ -93,8 +95,8 @@ def test_the_lag_of_the_released_grid(window, lag):
     assert smallest_lag(20, window) == lag
 
 
-def test_full_attention_is_written_one_by_one():
-    assert most_lanes(tiny.config(tiny.KEYFRAMES)) == most_lanes(tiny.config(tiny.BASE)) == 1
+def test_full_attention_is_written_unrolled_layers():
+    assert most_parallel_frames(tiny.config(tiny.KEYFRAMES)) == most_parallel_frames(tiny.config(tiny.BASE)) == 1
 
 
 def test_guidance_with_scale_one_is_no_guidance():

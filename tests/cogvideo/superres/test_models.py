@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict
 from cogvideo_jax.models.cogvideo import config as base_presets
 from cogvideo_jax.models.cogvideo.superres import config as presets
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from tests.cogvideo.superres import tiny
 
 
@@ -32,7 +32,7 @@ def shapes(model) -> dict:
 def test_a_model_has_the_parameters_of_the_release(model, parameters, added):
     sizes = {path: math.prod(shape) for path, shape in shapes(model).items()}
     assert sum(sizes.values()) == parameters
-    assert sum(size for path, size in sizes.items() if is_added(path)) == added
+    assert sum(size for path, size in sizes.items() if is_attention_plus(path)) == added
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_a_model_has_the_parameters_of_the_release(model, parameters, added):
     ],
 )
 def test_inherited_parameters_have_the_paths_and_shapes_of_the_base(model, base):
-    inherited = {path: shape for path, shape in shapes(model).items() if not is_added(path)}
+    inherited = {path: shape for path, shape in shapes(model).items() if not is_attention_plus(path)}
     assert inherited == shapes(Transformer(base))
 
 

@@ -50,7 +50,7 @@ def test_rounds_that_cannot_be_are_refused(top_k):
         sample.RefineSettings(1.0, top_k)
 
 
-def enlarge(rows, *, rows_per_call, warmup=1, block=(2, 2), strategy=STRATEGY):
+def superres_direct(rows, *, rows_per_call, warmup=1, block=(2, 2), strategy=STRATEGY):
     config = tiny.config()
     model, params = tiny.random_model(config)
     text, mask, coarse, _ = tiny.random_batch(config, rows=5)
@@ -58,15 +58,15 @@ def enlarge(rows, *, rows_per_call, warmup=1, block=(2, 2), strategy=STRATEGY):
     settings = sample.DirectSettings(strategy=strategy, clusters=10, warmup=warmup, block=block)
     labels = jnp.arange(CODES) % 10
     inputs = [array[:rows] for array in (text, mask, coarse, rngs)]
-    return sample.enlarge(params, *inputs, labels, model=model, settings=settings, rows_per_call=rows_per_call)
+    return sample.superres_direct(params, *inputs, labels, model=model, settings=settings, rows_per_call=rows_per_call)
 
 
 def test_batch_size_does_not_change_a_direct_sample_and_no_row_is_dropped():
-    all_rows = enlarge(5, rows_per_call=5)
+    all_rows = superres_direct(5, rows_per_call=5)
     assert all_rows.shape == (5, 36) and int(all_rows.max()) < CODES
     for rows_per_call in (2, 8):
-        np.testing.assert_array_equal(enlarge(5, rows_per_call=rows_per_call), all_rows)
-    np.testing.assert_array_equal(enlarge(2, rows_per_call=2), all_rows[:2])
+        np.testing.assert_array_equal(superres_direct(5, rows_per_call=rows_per_call), all_rows)
+    np.testing.assert_array_equal(superres_direct(2, rows_per_call=2), all_rows[:2])
     assert len(np.unique(all_rows, axis=0)) == 5
 
 
@@ -77,13 +77,13 @@ def test_batch_size_does_not_change_a_refinement_and_no_row_is_dropped():
     rngs = jax.random.split(jax.random.key(4), 5)
     settings = sample.RefineSettings(1.0, (12, 6, 3))
 
-    def refine(rows_per_call):
-        return sample.refine(
+    def superres_iterative(rows_per_call):
+        return sample.superres_iterative(
             params, text, mask, fine, rngs, model=model, settings=settings, rows_per_call=rows_per_call
         )
 
-    all_rows = refine(5)
-    np.testing.assert_array_equal(refine(2), all_rows)
+    all_rows = superres_iterative(5)
+    np.testing.assert_array_equal(superres_iterative(2), all_rows)
     kept = ~sample.drawn_in_round(6, rounds=1)[0]
     np.testing.assert_array_equal(all_rows[:, kept], fine[:, kept])
     assert (np.asarray(all_rows)[:, ~kept] != np.asarray(fine)[:, ~kept]).mean() > 0.5
@@ -106,7 +106,7 @@ def test_later_steps_see_what_earlier_steps_drew():
     config = dict(strategy=GREEDY, clusters=CODES, warmup=0, block=(2, 1))
     settings = sample.DirectSettings(**config)
     rngs = jax.random.split(jax.random.key(4), 5)
-    ours = sample.enlarge(
+    ours = sample.superres_direct(
         params, text, mask, coarse, rngs, jnp.arange(CODES), model=model, settings=settings, rows_per_call=5
     )
     np.testing.assert_array_equal(ours, fine)

@@ -18,7 +18,7 @@ from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.text_model import place_text_model
 from cogvideo_jax.models.cogvideo.training.superres_step import loss_and_metrics
 from cogvideo_jax.models.cogvideo.training.tasks import build_part
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training.loop import train
@@ -142,7 +142,7 @@ def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_
     for path, leaf in frozen.items():
         assert np.asarray(leaf).tobytes() == inherited[path].tobytes(), path
     for path, leaf in flatten_dict(jax.device_get(state.trained)).items():
-        assert is_added(path) and np.any(leaf != flatten_dict(before)[path]), path
+        assert is_attention_plus(path) and np.any(leaf != flatten_dict(before)[path]), path
     assert np.isfinite(float(metrics["loss"])) and 0 <= float(metrics["accuracy"]) <= 1
 
 

@@ -40,14 +40,14 @@ class FakeVideo:
     """Draws what it is asked for, or that in one colour; repeats key frames to interpolate."""
 
     tokenizer = PerfectTokenizer()
-    enlarges = False
+    has_superres = False
 
     def __init__(self, colour=None):
         self.colour = colour
         self.batches = []
 
-    def __call__(self, prompts, rngs, *, upscale):
-        assert not upscale
+    def __call__(self, prompts, rngs, *, superres):
+        assert not superres
         self.batches.append(len(prompts))
         seeds = np.asarray(jax.random.key_data(rngs))
         return np.stack([self._draw(prompt, seed) for prompt, seed in zip(prompts, seeds)])
@@ -57,8 +57,8 @@ class FakeVideo:
         spec = motion.draw_spec(np.random.default_rng(seed), (thing, self.colour or colour, action))
         return motion.render(spec)
 
-    def interpolate(self, keys, prompts, rngs, *, fps, upscale):
-        assert fps == 1.0 and not upscale
+    def interpolate(self, keys, prompts, rngs, *, fps, superres):
+        assert fps == 1.0 and not superres
         assert keys.shape == (len(prompts), 5, 64, 64, 3) and rngs.shape == (len(prompts),)
         return keys[:, np.arange(33) // 8]
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from cogvideo_jax.data.motion import draw as motion
-from cogvideo_jax.evaluation.motion.superres_psnr import decibels, enlargement_error, squared_error
+from cogvideo_jax.evaluation.motion.superres_psnr import decibels, squared_error, superres_psnr
 
 
 class Repeats:
@@ -25,7 +25,7 @@ class Repeats:
 
 
 def test_the_enlarged_are_worse_than_what_the_tokenizer_keeps():
-    report = enlargement_error(Repeats(), [motion.MotionSpec("seven", "red", "grows", (32, 32))], jax.random.key(0))
+    report = superres_psnr(Repeats(), [motion.MotionSpec("seven", "red", "grows", (32, 32))], jax.random.key(0))
     assert report["clips"] == 1 and report["encoded and decoded"] == 100.0
     assert 5 < report["enlarged"] < 30 and 5 < report["stretched"] < 30
 

@@ -16,7 +16,7 @@ import numpy as np
 from cogvideo_jax.bench.machine import Machine, profile
 from cogvideo_jax.models.cogvideo.bench.sizes import CLUSTERS, abstract_params, random_like
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
-from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, grown, lag, lower_slots, most_lanes
+from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, grown, lag, lower_slots, most_parallel_frames
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy
 from cogvideo_jax.models.cogvideo.transformer.cache import Cache
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head
@@ -31,7 +31,7 @@ class Decoded(NamedTuple):
     Attributes:
       batch: clips side by side.
       guided: whether each has a second row, for guidance.
-      lanes: frames of a clip side by side.
+      parallel_frames: frames of a clip side by side.
       ms: milliseconds a step.
       bytes: that a step reads, by count.
       share: of the machine's bandwidth, were that all it does.
@@ -43,7 +43,7 @@ class Decoded(NamedTuple):
 
     batch: int
     guided: bool
-    lanes: int
+    parallel_frames: int
     ms: float
     bytes: int
     share: float
@@ -61,7 +61,7 @@ def measure_decode(
     dtype,
     batch: int,
     guided: bool,
-    side_by_side: bool = True,
+    wavefront: bool = True,
     int8: Collection[str] = (),
     growing_cache: bool = False,
     trace: str | None = None,
@@ -69,16 +69,16 @@ def measure_decode(
     """Writes the frames behind those that are given, all of them with a growing cache, else the first of them.
 
     Args:
-      side_by_side: as many frames at once as the windows allow; else one.
+      wavefront: as many frames at once as the windows allow; else one.
       int8: which of "weights" and "cache" are int8.
       growing_cache: see `DecodeSettings`.
       trace: folder for a profile.
     """
     model, layout = Transformer(config, dtype=dtype, unrolled=True), config.layout
-    lanes, given_frames = most_lanes(config) if side_by_side else 1, max(1, layout.first_loss_slot)
+    parallel_frames, given_frames = most_parallel_frames(config) if wavefront else 1, max(1, layout.first_loss_slot)
     text = jnp.full((batch * (1 + guided), layout.text_length), config.image_codes, jnp.int32)
     given = jnp.zeros((batch, given_frames, layout.frame_tokens), jnp.int32)
-    how = dict(lanes=lanes, int8_cache="cache" in int8, growing_cache=growing_cache)
+    how = dict(parallel_frames=parallel_frames, int8_cache="cache" in int8, growing_cache=growing_cache)
     settings = DecodeSettings(Strategy(1.0, 12), CLUSTERS, 3.0 if guided else None, 0.0, **how)
     labels, keys = jnp.arange(config.image_codes) % CLUSTERS, row_keys(jax.random.key(0), batch)
     begun = time.perf_counter()
@@ -93,25 +93,25 @@ def measure_decode(
 
     params = random_like(params)
     cache, sizes, seconds = start(params, text, text >= 0, given), [], []
-    for slot, write in zip(range(given_frames, layout.frames, lanes), writes):
-        cache = grown(cache, slot + lanes, config) if sizes else cache
+    for slot, write in zip(range(given_frames, layout.frames, parallel_frames), writes):
+        cache = grown(cache, slot + parallel_frames, config) if sizes else cache
         sizes.append(step_bytes(params, config) + read_bytes(cache))
         cache, shortest = _best_of_two(
             lambda cache, write=write, slot=slot: write(params, cache, np.int32(slot), keys, labels), cache, trace
         )
         seconds.append(shortest)
     frame, size = sum(seconds) / len(seconds), sum(sizes) // len(sizes)
-    frame_steps = layout.frame_tokens + (lanes - 1) * lag(config, lanes)
-    speed, groups = size * frame_steps / frame, (layout.frames - given_frames) // lanes
+    frame_steps = layout.frame_tokens + (parallel_frames - 1) * lag(config, parallel_frames)
+    speed, groups = size * frame_steps / frame, (layout.frames - given_frames) // parallel_frames
     return Decoded(
         batch,
         guided,
-        lanes,
+        parallel_frames,
         ms=1e3 * frame / frame_steps,
         bytes=size,
         share=speed / machine.bandwidth,
         share_of_reads=speed / machine.reads,
-        tokens_a_second=batch * lanes * layout.frame_tokens / frame,
+        tokens_a_second=batch * parallel_frames * layout.frame_tokens / frame,
         steps=frame_steps * groups,
         seconds=frame * groups,
         compile_seconds=compiled,
@@ -137,7 +137,7 @@ def step_bytes(params: PyTree, config: TransformerConfig) -> int:
 
 
 def read_bytes(cache: Cache) -> int:
-    """Of the caches that a step reads: its own frames, and across frames one window a lane."""
+    """Of the caches that a step reads: its own frames, and across frames one window a frame."""
     size = 0
     for layer in cache.layers:
         size += tree_bytes(layer.spatial)
@@ -152,7 +152,7 @@ def cells(row: Decoded) -> dict[str, str]:
     return {
         "batch": f"{row.batch}",
         "guided": "yes" if row.guided else "no",
-        "lanes": f"{row.lanes}",
+        "parallel": f"{row.parallel_frames}",
         "ms a step": f"{row.ms:.2f}",
         "MB a step": f"{row.bytes / 1e6:.1f}",
         "bandwidth": f"{row.share:.0%}",

@@ -79,8 +79,8 @@ def _make(video: TextToVideo, batch: int, rounds: list[float], *, seed: int) -> 
     prompts, keys = [PROMPT] * batch, row_keys(jax.random.key(seed), batch)
     keyed = _timed(lambda: video.key_frames(prompts, keys))
     filled = _timed(lambda: video.rounds(keyed[0], prompts, keys, rounds))
-    fine = _timed(lambda: video.enlarge(filled[0], prompts, keys) if video.enlarges else filled[0])
-    return [keyed, filled, fine, _timed(lambda: video.pixels(np.asarray(fine[0]), prompts, keys, upscale=False))]
+    fine = _timed(lambda: video.enlarge(filled[0], prompts, keys) if video.has_superres else filled[0])
+    return [keyed, filled, fine, _timed(lambda: video.pixels(np.asarray(fine[0]), prompts, keys, superres=False))]
 
 
 def since_start() -> float:

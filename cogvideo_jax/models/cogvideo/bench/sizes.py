@@ -17,7 +17,7 @@ from cogvideo_jax.models.cogvideo.sampling_config import RELEASED
 from cogvideo_jax.models.cogvideo.superres import config as superres_presets
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
-from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import DEMO, OFFICIAL, VQConfig
 from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
@@ -50,7 +50,7 @@ class RandomWeights(WeightsFolder):
 
     def __init__(self, size: str, *, dtype: str, keep: bool = True, int8: bool = False):
         self.folder, self.keep, self.int8, self.dtype = DEMO_WEIGHTS, keep, int8, jnp.dtype(dtype)
-        self.recipe, self._loaded, self._described = RELEASED, {}, {}
+        self.sampling_config, self._loaded, self._described = RELEASED, {}, {}
         kinds = {part: DirectSuperResolution if part == SUPERRES else Transformer for part in PARTS}
         self.models = {part: kind(sized(size, part), dtype=self.dtype, unrolled=True) for part, kind in kinds.items()}
         self.files = {part: (Path("base"),) if part == "base" else (Path("base"), Path(part)) for part in PARTS}
@@ -74,7 +74,7 @@ class RandomWeights(WeightsFolder):
         part = path.name
         shapes = flatten_dict(abstract_params(self.models[part], self.dtype))
         for number, (own, leaf) in enumerate(shapes.items()):
-            if is_added(own) == (part != "base"):
+            if is_attention_plus(own) == (part != "base"):
                 read = functools.partial(_random, jax.random.key(number), leaf.shape, leaf.dtype)
                 yield "/".join(own), Leaf(np.dtype(leaf.dtype), leaf.shape), read
 

@@ -1,4 +1,4 @@
-"""How fast direct super-resolution enlarges frames, all fine tokens of a frame at once as the pipeline does it."""
+"""How fast direct super-resolution has_superres frames, all fine tokens of a frame at once as the pipeline does it."""
 
 import time
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from cogvideo_jax.models.cogvideo.bench.sizes import CLUSTERS, abstract_params, 
 from cogvideo_jax.models.cogvideo.pipeline import AT_ONCE
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
-from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, DirectSettings, enlarge_program
+from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, DirectSettings, direct_program
 from cogvideo_jax.models.cogvideo.training.flops import superres_flops
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.runtime.rng import row_keys
@@ -47,7 +47,7 @@ def measure_superres(
     arguments = text, text == 0, coarse, row_keys(jax.random.key(0), batch)
     labels = jnp.arange(config.image_codes) % CLUSTERS
     begun = time.perf_counter()
-    program = enlarge_program.lower(params, labels, *arguments, model=model, settings=settings).compile()
+    program = direct_program.lower(params, labels, *arguments, model=model, settings=settings).compile()
     compiled, weights = time.perf_counter() - begun, tree_bytes(params)
     working = working_bytes(program, weights)
     require([Phase("super-resolution", weights, working, advice="use a smaller --batch, --size or --dtype")])

@@ -19,7 +19,7 @@ from cogvideo_jax.models.cogvideo.training.transformer_step import train_step
 from cogvideo_jax.models.cogvideo.transformer.transformer import Remat, Transformer
 from cogvideo_jax.nn.attention import kernel_for
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
-from cogvideo_jax.training.state import Split, TrainState, split_added
+from cogvideo_jax.training.state import Split, TrainState, split_attention_plus
 
 STEPS = 3
 
@@ -96,7 +96,7 @@ def random_batch(config: TransformerConfig, batch: int) -> dict:
 
 def _split(model: Transformer, dtype: str) -> Split:
     """Shapes: the base in the compute type, what trains in float32."""
-    frozen, trained = split_added(abstract_params(model, jnp.dtype(dtype)))
+    frozen, trained = split_attention_plus(abstract_params(model, jnp.dtype(dtype)))
     return Split(frozen, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained))
 
 

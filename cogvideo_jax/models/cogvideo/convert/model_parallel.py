@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cogvideo_jax.errors import Refusal
+from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.models.cogvideo.convert.transformer_names import Split, video_rules
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
@@ -28,7 +28,7 @@ def merge_ranks(ranks: list[Rank], source: Path) -> Rank:
     """Leaves and reader of the whole.
 
     Raises:
-      Refusal: the ranks do not have the same names, types and shapes; while reading, if a shared array differs.
+      ConversionError: the ranks do not have the same names, types and shapes; while reading, if a shared array differs.
     """
     if len(ranks) == 1:
         return ranks[0]
@@ -36,7 +36,7 @@ def merge_ranks(ranks: list[Rank], source: Path) -> Rank:
     for number, (leaves, _) in enumerate(ranks):
         if leaves != first:
             odd = sorted(name for name in leaves.keys() | first.keys() if leaves.get(name) != first.get(name))
-            raise Refusal(f"{source} is damaged: {odd[0][:80]!r} of rank {number} does not fit that of rank 0")
+            raise ConversionError(f"{source} is damaged: {odd[0][:80]!r} of rank {number} does not fit that of rank 0")
     whole = {name: _whole(name, leaf, len(ranks), source) for name, leaf in first.items()}
 
     def read(name: str) -> np.ndarray:
@@ -50,7 +50,7 @@ def _whole(name: str, leaf: Leaf, ranks: int, source: Path) -> Leaf:
     if axis is None:
         return leaf
     if axis >= len(shape) or (split_of(name) == Split.QKV and shape[0] % 3):
-        raise Refusal(f"{source} is damaged: {name} has the shape {leaf.shape} in each rank")
+        raise ConversionError(f"{source} is damaged: {name} has the shape {leaf.shape} in each rank")
     shape[axis] *= ranks
     return Leaf(leaf.dtype, tuple(shape))
 
@@ -66,5 +66,5 @@ def _join(name: str, parts: list[np.ndarray], source: Path) -> np.ndarray:
             joined = np.concatenate(thirds, axis=1)
             return joined.reshape(-1, *parts[0].shape[1:])
     if any(not np.array_equal(as_bytes(part), as_bytes(parts[0])) for part in parts[1:]):
-        raise Refusal(f"{source} is damaged: its model-parallel files disagree on {name}")
+        raise ConversionError(f"{source} is damaged: its model-parallel files disagree on {name}")
     return parts[0]

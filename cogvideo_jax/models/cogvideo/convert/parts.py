@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 
 from cogvideo_jax.convert.checkpoint_files import Checkpoint
-from cogvideo_jax.errors import Refusal
+from cogvideo_jax.errors import ConversionError, UserError
 from cogvideo_jax.models.cogvideo.convert import superres_names, transformer_names
 
 
@@ -31,7 +31,7 @@ def table_of(part: Part) -> transformer_names.Table:
             return transformer_names.video_rules()
         case Part.SUPERRES | Part.ITERSR:
             return superres_names.rules(direct=part == Part.SUPERRES)
-    raise ValueError(f"{part} is no transformer")
+    raise UserError(f"{part} is no transformer")
 
 
 def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
@@ -41,11 +41,11 @@ def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
       asked: what the user says it is.
 
     Raises:
-      Refusal: the names are those of no part, or not of the one asked for; or the stage stays unknown.
+      ConversionError: the names are those of no part, or not of the one asked for; or the stage stays unknown.
     """
     fitting = _fitting(checkpoint)
     if asked is not None and asked not in fitting:
-        raise Refusal(f"{checkpoint.source} is not {asked}: by its names it is {' or '.join(fitting)}")
+        raise ConversionError(f"{checkpoint.source} is not {asked}: by its names it is {' or '.join(fitting)}")
     if asked is not None or len(fitting) == 1:
         return asked or fitting[0]
     stage = checkpoint.settings.get("cogvideo_stage")
@@ -53,7 +53,9 @@ def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
         told = set(re.findall(r"stage[-_ ]?([12])", checkpoint.source.resolve().name.lower()))
         stage = int(told.pop()) if len(told) == 1 else None
     if stage not in (1, 2):
-        raise Refusal(f"{checkpoint.source} could be stage 1 or stage 2; say which with --part stage1 or --part stage2")
+        raise ConversionError(
+            f"{checkpoint.source} could be stage 1 or stage 2; say which with --part stage1 or --part stage2"
+        )
     return STAGES[int(stage) - 1]
 
 
@@ -63,7 +65,9 @@ def _fitting(checkpoint: Checkpoint) -> tuple[Part, ...]:
         return (Part.TOKENIZER,)
     if not any(name.startswith("transformer.") for name in names):
         few = ", ".join(repr(name[:60]) for name in sorted(names)[:3])
-        raise Refusal(f"{checkpoint.source} is no model of CogVideo or CogView2: its names begin with {few or 'none'}")
+        raise ConversionError(
+            f"{checkpoint.source} is no model of CogVideo or CogView2: its names begin with {few or 'none'}"
+        )
     if "cogvideo_stage" in checkpoint.settings or any(".attn_distribution." in name for name in names):
         return STAGES
     if any(name.startswith("mixins.attention_plus.") for name in names):

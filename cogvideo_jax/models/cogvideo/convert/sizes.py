@@ -11,7 +11,7 @@ import re
 from typing import Any
 
 from cogvideo_jax.convert.checkpoint_files import Checkpoint
-from cogvideo_jax.errors import Refusal
+from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.models.cogvideo import config as video_presets
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part
@@ -42,7 +42,7 @@ def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Con
       heads: attention heads, where neither `model_config.json` nor the usual head size tells them.
 
     Raises:
-      Refusal: sizes that are unknown, are no numbers, or do not fit together.
+      ConversionError: sizes that are unknown, are no numbers, or do not fit together.
     """
     released = RELEASED[part]()
     try:
@@ -50,10 +50,10 @@ def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Con
         changes |= _superres(checkpoint, released) if part in (Part.SUPERRES, Part.ITERSR) else {}
         changes |= _video(checkpoint, released, part) if part in (Part.BASE, *STAGES) else {}
         return dataclasses.replace(released, **changes)
-    except Refusal:
+    except ConversionError:
         raise
     except ValueError as error:
-        raise Refusal(f"{checkpoint.source} has sizes that are no {part}: {error}") from error
+        raise ConversionError(f"{checkpoint.source} has sizes that are no {part}: {error}") from error
 
 
 def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict:
@@ -66,7 +66,7 @@ def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict
     vocab_size = _number(checkpoint, "vocab_size", _side(checkpoint, TOKEN_TABLE, 0))
     dropout = _told(checkpoint, "hidden_dropout", released.dropout)
     if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise Refusal(f"{checkpoint.source}: hidden_dropout should be a rate below 1, not {dropout!r}")
+        raise ConversionError(f"{checkpoint.source}: hidden_dropout should be a rate below 1, not {dropout!r}")
     return dict(
         width=width,
         heads=heads or _number(checkpoint, "num_attention_heads", usual),
@@ -88,7 +88,7 @@ def _boi(checkpoint: Checkpoint, released: Config, vocab_size: int) -> int:
         and ids.get(BOI, released.boi) < vocab_size
     ):
         return ids.get(BOI, released.boi)
-    raise Refusal(
+    raise ConversionError(
         f'{checkpoint.source} needs "special_ids": {{"{BOI}": number below {vocab_size}}} in model_config.json'
     )
 
@@ -105,7 +105,7 @@ def _video(checkpoint: Checkpoint, released: TransformerConfig, part: Part) -> d
     make = keyframe_layout if part == Part.STAGE1 else interpolation_layout
     frames, rest = divmod(others[0] - text_length, frame_tokens)
     if rest:
-        raise Refusal(
+        raise ConversionError(
             f"{checkpoint.source} has {frame_tokens} tokens a frame, but its frames do not end at {others[0]}"
         )
     window = _told(checkpoint, "window_size", released.window)
@@ -143,7 +143,9 @@ def _told(checkpoint: Checkpoint, key: str, otherwise: Any) -> Any:
 def _number(checkpoint: Checkpoint, key: str, otherwise: int) -> int:
     value, largest = _told(checkpoint, key, otherwise), LARGEST.get(key, 10**7)
     if not isinstance(value, int) or not 0 < value <= largest:
-        raise Refusal(f"{checkpoint.source} does not tell its {key}: got {value!r}, expected a number up to {largest}")
+        raise ConversionError(
+            f"{checkpoint.source} does not tell its {key}: got {value!r}, expected a number up to {largest}"
+        )
     return int(value)
 
 
@@ -160,13 +162,15 @@ def _layout(checkpoint: Checkpoint, otherwise: list[int], *, at_least: int) -> l
         layout = [int(end) for end in layout.split(",") if end.strip()]
     whole = isinstance(layout, list) and all(isinstance(end, int) and 0 < end < 10**6 for end in layout)
     if not whole or len(layout) < at_least or sorted(set(layout)) != layout:
-        raise Refusal(f"{checkpoint.source} has the layout {str(layout)[:80]}, expected numbers such as {otherwise}")
+        raise ConversionError(
+            f"{checkpoint.source} has the layout {str(layout)[:80]}, expected numbers such as {otherwise}"
+        )
     return layout
 
 
 def _square_root(checkpoint: Checkpoint, tokens: int, what: str) -> int:
     if tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
-        raise Refusal(f"{checkpoint.source} has {tokens} {what}, which are no square grid")
+        raise ConversionError(f"{checkpoint.source} has {tokens} {what}, which are no square grid")
     return math.isqrt(tokens)
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from cogvideo_jax.convert.check import check_leaves
 from cogvideo_jax.convert.checkpoint_files import LATEST, SETTINGS, check_space
 from cogvideo_jax.convert.torch_files import write_torch_file
-from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo import config as transformer_config
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
@@ -51,13 +51,13 @@ def convert_back(folder: str | Path, target: str | Path, *, part: str) -> Path:
       target: a new folder, or a file that ends in .pt or .safetensors.
 
     Raises:
-      Refusal: one sentence; the part is not there, is damaged or does not fit, or the target exists.
+      ConversionError: one sentence; the part is not there, is damaged or does not fit, or the target exists.
     """
     folder, target, part = Path(folder), Path(target), Part(part)
     if target.exists():
-        raise Refusal(f"{target} exists; choose another name")
+        raise ConversionError(f"{target} exists; choose another name")
     if part == Part.TOKENIZER and target.suffix not in (".pt", ".safetensors"):
-        raise Refusal(f"the official tokenizer is one file; let {target} end in .pt or .safetensors")
+        raise ConversionError(f"the official tokenizer is one file; let {target} end in .pt or .safetensors")
     official = _tokenizer(folder) if part == Part.TOKENIZER else _transformer(folder, part)
     check_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -117,14 +117,14 @@ def _transformer(folder: Path, part: Part) -> Official:
 
 def _config(description: dict, part: Part, path: Path) -> Config:
     made = superres_config if part in (Part.SUPERRES, Part.ITERSR) else transformer_config
-    with refusing(f"{path} does not describe a {part}"):
+    with conversion_errors(f"{path} does not describe a {part}"):
         return made.from_dict(description["config"])
 
 
 def _tokenizer(folder: Path) -> Official:
     path = folder / f"{Part.TOKENIZER}.safetensors"
     leaves, description = _described(path, Part.TOKENIZER)
-    with refusing(f"{path} does not describe a tokenizer that the release can have"):
+    with conversion_errors(f"{path} does not describe a tokenizer that the release can have"):
         config = config_from_dict(description["config"])
         table = vq_names.name_table(config)
     ours = {name: "/".join(place.path) for name, place in table.items()}
@@ -140,5 +140,5 @@ def _tokenizer(folder: Path) -> Official:
 def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], dict]:
     leaves, description = read_description(path)
     if not isinstance(description, dict) or description.get("kind") != part:
-        raise Refusal(f"{path} does not hold the {part}")
+        raise ConversionError(f"{path} does not hold the {part}")
     return leaves, description

@@ -19,14 +19,14 @@ import numpy as np
 from cogvideo_jax.convert.check import check_leaves, check_one_type, grouped
 from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_checkpoint
 from cogvideo_jax.convert.workspace import workspace
-from cogvideo_jax.errors import Refusal, refusing
+from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
 from cogvideo_jax.models.cogvideo.layout import base_layout
-from cogvideo_jax.models.cogvideo.transformer.transformer import is_added
+from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
@@ -78,14 +78,14 @@ def convert(
       drop_unexpected: leave out names that the part does not have, as the official loader does; else they are faults.
 
     Raises:
-      Refusal: one sentence; then the target is as it was.
+      ConversionError: one sentence; then the target is as it was.
     """
     target = Path(target)
     with workspace(target) as scratch:
         checkpoint = open_checkpoint(source, scratch / "unpacked")
         part = find_part(checkpoint, None if part is None else Part(part))
         if (target / f"{part}.safetensors").exists():
-            raise Refusal(f"{target} has {part}.safetensors already; remove it or choose another target")
+            raise ConversionError(f"{target} has {part}.safetensors already; remove it or choose another target")
         plan = _plan(checkpoint, part, heads=heads, drop_unexpected=drop_unexpected)
         if part != Part.TOKENIZER:
             plan.description["tokenizer"] = _fingerprint(target)
@@ -100,7 +100,7 @@ def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpec
     """All of a checkpoint as one file of ours; its data is not read yet.
 
     Raises:
-      Refusal: names, shapes or types do not fit.
+      ConversionError: names, shapes or types do not fit.
     """
     if part == Part.TOKENIZER:
         return _plan_tokenizer(checkpoint, drop_unexpected)
@@ -120,7 +120,7 @@ def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpec
 
 
 def _plan_tokenizer(checkpoint: Checkpoint, drop_unexpected: bool) -> Plan:
-    with refusing(f"{checkpoint.source} is no image tokenizer of this kind: its layers do not fit together"):
+    with conversion_errors(f"{checkpoint.source} is no image tokenizer of this kind: its layers do not fit together"):
         config = vq_sizes({name: leaf.shape for name, leaf in checkpoint.leaves.items()})
         table = vq_names.name_table(config)
     shapes = {name: vq_names.official_shape(place) for name, place in table.items()}
@@ -156,14 +156,14 @@ def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], li
     if part in (Part.BASE, Part.TOKENIZER):
         return {name: plan}, []
     shared, own = target / "base.safetensors", f"{part}_base.safetensors"
-    base = plan.only(lambda path: not is_added(path), kind=f"{part}_base")
+    base = plan.only(lambda path: not is_attention_plus(path), kind=f"{part}_base")
     if part in STAGES and not shared.exists():
-        return {shared.name: _as_base(base), name: plan.only(is_added, own_base=False)}, []
+        return {shared.name: _as_base(base), name: plan.only(is_attention_plus, own_base=False)}, []
     if shared.exists() and _has_weights_of(base, shared):
         notes = [f"the base of {part} is equal to {shared} and shared with it"]
-        return {name: plan.only(is_added, own_base=False)}, notes
+        return {name: plan.only(is_attention_plus, own_base=False)}, notes
     why = f"differs from {shared}" if shared.exists() else f"has no {shared} to be shared with"
-    files = {own: base, name: plan.only(is_added, own_base=True)}
+    files = {own: base, name: plan.only(is_attention_plus, own_base=True)}
     return files, [f"the base of {part} {why}, so it is stored beside it as {own}"]
 
 
@@ -177,7 +177,7 @@ def _as_base(plan: Plan) -> Plan:
 
 def _has_weights_of(plan: Plan, path: Path) -> bool:
     """True if a file of ours holds the very bits of a plan."""
-    with refusing(f"{path} is damaged; remove it, and its base will be converted again"):
+    with conversion_errors(f"{path} is damaged; remove it, and its base will be converted again"):
         leaves, _ = read_header(path)
     return leaves == plan.leaves and all(
         _same_bits(plan.pieces(name), path, name, leaf) for name, leaf in leaves.items()

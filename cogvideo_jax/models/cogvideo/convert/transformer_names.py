@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 
 STRIP = 128  # rows that are transposed at a time
@@ -168,13 +169,13 @@ def from_official(arrays: dict[str, np.ndarray], config: Sizes, *, table: Table 
       table: by default that of the base or video transformer that `config` describes.
 
     Raises:
-      ValueError: lists the names that are missing or unexpected.
+      UserError: lists the names that are missing or unexpected.
     """
     table = rules(config) if table is None else table
     expected = set(official_shapes(config, table))
     missing, unexpected = sorted(expected - set(arrays)), sorted(set(arrays) - expected)
     if missing or unexpected:
-        raise ValueError(f"official checkpoint does not fit: missing {missing}, unexpected {unexpected}")
+        raise UserError(f"official checkpoint does not fit: missing {missing}, unexpected {unexpected}")
     tree = {}
     for path, rule in table.items():
         layers = [arrange(arrays[name], rule.kind, config) for name in names_of(rule, config.layers)]
@@ -207,7 +208,7 @@ def arrange(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
             return x.reshape(3, *heads)
         case "heads_in":
             return transposed(x).reshape(*heads, sizes.width)
-    raise ValueError(f"unknown arrangement {kind}")
+    raise UserError(f"unknown arrangement {kind}")
 
 
 def restore(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
@@ -223,7 +224,7 @@ def restore(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
             return x.reshape(3 * sizes.width)
         case "heads_in":
             return transposed(x.reshape(sizes.width, sizes.width))
-    raise ValueError(f"unknown arrangement {kind}")
+    raise UserError(f"unknown arrangement {kind}")
 
 
 def transposed(x: np.ndarray) -> np.ndarray:

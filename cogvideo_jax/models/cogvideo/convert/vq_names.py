@@ -11,6 +11,7 @@ import flax.traverse_util
 import jax
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 from cogvideo_jax.models.cogvideo.vq.networks import init_networks
@@ -71,7 +72,7 @@ def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
     """Released arrays -> the tree of VQTokenizer.
 
     Raises:
-      ValueError: lists every missing, unexpected and misshapen name.
+      UserError: lists every missing, unexpected and misshapen name.
     """
     table = name_table(config)
     faults = [f"missing {name}" for name in sorted(table.keys() - arrays.keys())]
@@ -81,7 +82,7 @@ def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
         if shape != expected:
             faults.append(f"misshapen {name}: {shape}, expected {expected}")
     if faults:
-        raise ValueError("image tokenizer does not fit its config: " + "; ".join(faults))
+        raise UserError("image tokenizer does not fit its config: " + "; ".join(faults))
     flat = {place.path: np.ascontiguousarray(arrange(np.asarray(arrays[name]), place)) for name, place in table.items()}
     tree = flax.traverse_util.unflatten_dict(flat)
     return {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}

@@ -4,11 +4,11 @@
 have static shapes: a stage compiles them once, whatever the prompt; with a growing cache `write_frames` once a frame.
 
 Frames are written one after another, or side by side where windows allow it (paper section 3.3): a token looks at the
-frames before it in its own window only, so a frame can follow the one before at a fixed lag, one *lane* behind another:
+frames before it in its own window only, so a frame can follow the one before at a fixed lag, one behind another:
 
-    lane 0   1 2 3 4 5 6 7 8 9 . . . .
-    lane 1   . . 1 2 3 4 5 6 7 8 9 . .      each column is one step
-    lane 2   . . . . 1 2 3 4 5 6 7 8 9
+    frame 0  1 2 3 4 5 6 7 8 9 . . . .
+    frame 1  . . 1 2 3 4 5 6 7 8 9 . .      each column is one step
+    frame 2  . . . . 1 2 3 4 5 6 7 8 9
 """
 
 import dataclasses
@@ -40,7 +40,8 @@ class DecodeSettings:
       guidance: scale of classifier-free guidance; None runs without (half the rows).
       text_log_weight: added to scores towards text.
       limited: the spatial cache keeps the frames in progress only.
-      lanes: frames written side by side; they must divide those that a layout is to get. The tokens are the same.
+      parallel_frames: frames written in one wavefront; they must divide those that the layout still needs.
+        The tokens are those of sequential decoding.
       int8_cache: keys and values are kept as int8: fewer bytes to read, and not the same tokens.
       growing_cache: across frames there is room for the frames that exist only, and a step reads no others. Each
         number of frames is a program of its own, so it is for long work.
@@ -53,7 +54,7 @@ class DecodeSettings:
     guidance: float | None
     text_log_weight: float
     limited: bool = True
-    lanes: int = 1
+    parallel_frames: int = 1
     int8_cache: bool = False
     growing_cache: bool = False
     compat: Compat = Compat.EXACT
@@ -84,7 +85,7 @@ def begin(
         inputs,
         text_log_weight=settings.text_log_weight,
         limited=settings.limited,
-        lanes=settings.lanes,
+        parallel_frames=settings.parallel_frames,
         slots=room(model.config, settings, given.shape[1]),
         int8=settings.int8_cache,
         compat=settings.compat,
@@ -103,30 +104,30 @@ def write_frames(
     *,
     model: Transformer,
     settings: DecodeSettings,
-) -> tuple[Cache, Int[Array, "B lanes N"]]:
-    """Writes the frames of as many slots as there are lanes, from `slot` on.
+) -> tuple[Cache, Int[Array, "B P N"]]:
+    """Writes the frames of `parallel_frames` slots, from `slot` on.
 
     Args:
       rngs: one key a row; the token at a position depends on its row's key and the position only.
       labels: cluster of every image code.
     """
-    config, lanes, rows = model.config, jnp.arange(settings.lanes), rngs.shape[0]
+    config, numbers, rows = model.config, jnp.arange(settings.parallel_frames), rngs.shape[0]
     head = image_head(params, config)
     frame_tokens = config.layout.frame_tokens
-    behind = lag(config, settings.lanes) * lanes
+    behind = lag(config, settings.parallel_frames) * numbers
 
     def one_step(carry, step):
         cache, inputs = carry
-        # A lane that has not begun, or is done, does its first or its last token again: same numbers, same place.
+        # A frame that has not begun, or is done, does its first or its last token again: same numbers, same place.
         offset = jnp.clip(step - behind, 0, frame_tokens - 1)
-        index = (slot + lanes) * frame_tokens + offset
-        tokens = inputs[:, lanes, offset]
+        index = (slot + numbers) * frame_tokens + offset
+        tokens = inputs[:, numbers, offset]
         cache, logits = step_logits(params, head, cache, tokens, index, model=model, settings=settings)
         drawn = _draw(rngs, logits, index, offset == frame_tokens - 1, labels, settings)
-        return (cache, inputs.at[:, lanes, offset + 1].set(drawn)), None
+        return (cache, inputs.at[:, numbers, offset + 1].set(drawn)), None
 
-    inputs = jnp.full((rows, settings.lanes, frame_tokens + 1), config.boi, jnp.int32)
-    steps = jnp.arange(frame_tokens + lag(config, settings.lanes) * (settings.lanes - 1))
+    inputs = jnp.full((rows, settings.parallel_frames, frame_tokens + 1), config.boi, jnp.int32)
+    steps = jnp.arange(frame_tokens + lag(config, settings.parallel_frames) * (settings.parallel_frames - 1))
     (cache, inputs), _ = jax.lax.scan(one_step, (cache, inputs), steps)
     return cache, inputs[:, :, 1:]
 
@@ -135,12 +136,12 @@ def step_logits(
     params: PyTree,
     head: Matrix,
     cache: Cache,
-    tokens: Int[Array, "B lanes"],
-    index: Int[Array, "lanes"],
+    tokens: Int[Array, "B P"],
+    index: Int[Array, "P"],
     *,
     model: Transformer,
     settings: DecodeSettings,
-) -> tuple[Cache, Float[Array, "B lanes C"]]:
+) -> tuple[Cache, Float[Array, "B P C"]]:
     """One cached step: input tokens at `index` -> logits over image codes, guided where asked.
 
     Args:
@@ -170,13 +171,13 @@ def write_slots(
 ) -> Int[np.ndarray, "B T N"]:
     """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
-    slots, lanes = [np.asarray(given)], settings.lanes
-    for slot in range(given.shape[1], model.config.layout.frames, lanes):
+    slots, parallel_frames = [np.asarray(given)], settings.parallel_frames
+    for slot in range(given.shape[1], model.config.layout.frames, parallel_frames):
         if settings.growing_cache and slot > given.shape[1]:
-            cache = grown(cache, slot + lanes, model.config)
+            cache = grown(cache, slot + parallel_frames, model.config)
         cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(np.asarray(frames))
-        for _ in range(lanes):
+        for _ in range(parallel_frames):
             on_frame()
     return np.concatenate(slots, axis=1)
 
@@ -199,8 +200,8 @@ def lower_slots(
     start = begin.lower(params, text, text_mask, given, **static)
     cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
     programs, number = [start], jax.ShapeDtypeStruct((), jnp.int32)
-    first, last = given.shape[1], config.layout.frames - settings.lanes
-    for slots in sorted({room(config, settings, slot) for slot in range(first, last + 1, settings.lanes)}):
+    first, last = given.shape[1], config.layout.frames - settings.parallel_frames
+    for slots in sorted({room(config, settings, slot) for slot in range(first, last + 1, settings.parallel_frames)}):
         cache = grown(cache, slots, config, jax.eval_shape)
         programs.append(write_frames.lower(params, cache, number, rngs, labels, **static))
     return programs
@@ -208,7 +209,7 @@ def lower_slots(
 
 def room(config: TransformerConfig, settings: DecodeSettings, slot: int) -> int:
     """Slots for which the cache has room across frames while those from `slot` on are written."""
-    return slot + settings.lanes if settings.growing_cache else config.layout.frames
+    return slot + settings.parallel_frames if settings.growing_cache else config.layout.frames
 
 
 def _replaced(change: Callable[[Kept], Kept], kept: Kept) -> Kept:
@@ -226,24 +227,24 @@ def grown(cache: Cache, slots: int, config: TransformerConfig, call: Callable = 
     return cache.replace(layers=tuple(layers))
 
 
-def lag(config: TransformerConfig, lanes: int) -> int:
-    """Steps that a lane is behind the one before."""
-    return 0 if lanes == 1 else smallest_lag(config.layout.grid, config.window)
+def lag(config: TransformerConfig, parallel_frames: int) -> int:
+    """Steps by which each parallel frame follows the one before."""
+    return 0 if parallel_frames == 1 else smallest_lag(config.layout.grid, config.window)
 
 
-def usual_lanes(config: TransformerConfig) -> int:
+def default_parallel_frames(config: TransformerConfig) -> int:
     """As many as possible where a step takes the time of reading the weights; one on a CPU, where products take it."""
-    return 1 if jax.default_backend() == "cpu" else most_lanes(config)
+    return 1 if jax.default_backend() == "cpu" else most_parallel_frames(config)
 
 
-def most_lanes(config: TransformerConfig) -> int:
+def most_parallel_frames(config: TransformerConfig) -> int:
     """Frames that can be written side by side: all that a stage writes where it has windows, else one."""
     layout = config.layout
     return 1 if config.window is None else layout.frames - layout.first_loss_slot
 
 
-def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int[Array, "B lanes"]:
-    """A token of every row and lane."""
+def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int[Array, "B P"]:
+    """A token of every row and parallel frame."""
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(rngs, index)
     flat = keys.reshape(-1), constrain(logits.reshape(-1, logits.shape[-1]), "batch", None)
     drawn = sample(*flat, settings.strategy, labels, settings.clusters).reshape(keys.shape)

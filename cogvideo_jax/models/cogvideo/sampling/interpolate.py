@@ -7,6 +7,7 @@ compiled program.
 
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, write_slots
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.notation import Array, Bool, Int, Key, PyTree
@@ -36,7 +37,7 @@ def interpolate_once(
     """
     batch, length, _ = frames.shape
     if length < 3 or length % 2 == 0:
-        raise ValueError(f"interpolation needs an odd number of at least 3 frames, got {length}")
+        raise UserError(f"interpolation needs an odd number of at least 3 frames, got {length}")
     windows = split_windows(frames)
     count = windows.shape[1]
     windows, slots = windows.reshape(batch * count, *windows.shape[2:]), []

@@ -9,6 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Float, Int, Key
 
 MOST_PASSES = 16  # the most clusters that the release keeps
@@ -33,7 +34,7 @@ class Strategy:
 
     def __post_init__(self):
         if self.temperature <= 0 or self.token_temperature <= 0 or self.top_clusters < 1:
-            raise ValueError(f"temperatures must be positive and top_clusters at least 1, got {self}")
+            raise UserError(f"temperatures must be positive and top_clusters at least 1, got {self}")
 
 
 FIRST_FRAME = Strategy(temperature=1.0, top_clusters=16)

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from cogvideo_jax.errors import UserError
+
 
 @dataclasses.dataclass(frozen=True)
 class CoarseGrid:
@@ -50,22 +52,22 @@ class SuperResolutionConfig:
 
     def __post_init__(self):
         if self.width % self.heads:
-            raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
+            raise UserError(f"width {self.width} is not a multiple of heads {self.heads}")
         if not 0 <= self.boi < self.vocab_size or self.image_codes > self.vocab_size:
-            raise ValueError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
+            raise UserError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
         kernels = [self.fine_kernel, *([self.coarse.kernel] if self.coarse else [])]
         if any(side < 1 or side % 2 == 0 for kernel in kernels for side in kernel):
-            raise ValueError(f"the sides of a kernel must be odd, got {kernels}")
+            raise UserError(f"the sides of a kernel must be odd, got {kernels}")
         if self.coarse is not None:
             self._check_coarse(self.coarse)
 
     def _check_coarse(self, coarse: CoarseGrid) -> None:
         if self.fine_grid % coarse.grid:
-            raise ValueError(f"fine grid {self.fine_grid} is not a multiple of coarse grid {coarse.grid}")
+            raise UserError(f"fine grid {self.fine_grid} is not a multiple of coarse grid {coarse.grid}")
         if coarse.first_position < self.text_length:
-            raise ValueError(f"the coarse grid's first position {coarse.first_position} lies inside the text")
+            raise UserError(f"the coarse grid's first position {coarse.first_position} lies inside the text")
         if self.base_positions < coarse.first_position + coarse.grid**2:
-            raise ValueError(f"base_positions {self.base_positions} end inside the coarse grid")
+            raise UserError(f"base_positions {self.base_positions} end inside the coarse grid")
 
     @property
     def head_size(self) -> int:
@@ -89,7 +91,7 @@ class SuperResolutionConfig:
 
 
 def from_dict(values: dict) -> SuperResolutionConfig:
-    """The inverse of `dataclasses.asdict`, as read from JSON. Raises ValueError on unknown or missing keys."""
+    """The inverse of `dataclasses.asdict`, as read from JSON. Raises UserError on unknown or missing keys."""
     try:
         coarse = values["coarse"]
         if coarse is not None:
@@ -97,7 +99,7 @@ def from_dict(values: dict) -> SuperResolutionConfig:
         kernel = tuple(values["fine_kernel"])
         return SuperResolutionConfig(**{**values, "coarse": coarse, "fine_kernel": kernel})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a super-resolution configuration: {error}") from error
+        raise UserError(f"not a super-resolution configuration: {error}") from error
 
 
 def _released(**sizes) -> SuperResolutionConfig:

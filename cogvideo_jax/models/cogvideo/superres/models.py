@@ -15,6 +15,7 @@ import flax.linen as nn
 import flax.struct
 import jax.numpy as jnp
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, shift_right
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.local_attention import Neighbourhood, attend_locally
@@ -105,7 +106,7 @@ class DirectSuperResolution(Backbone):
 
     def setup(self):
         if self.config.coarse is None:
-            raise ValueError("the direct model needs the sizes of the coarse grid, got coarse=None")
+            raise UserError("the direct model needs the sizes of the coarse grid, got coarse=None")
         self._make(DirectBlock, in_axes=(nn.broadcast,), extra_positions=self.config.fine_tokens)
 
     def __call__(
@@ -156,7 +157,7 @@ class IterativeSuperResolution(Backbone):
 
     def setup(self):
         if self.config.coarse is not None:
-            raise ValueError("the iterative model reads no coarse grid: its config must have coarse=None")
+            raise UserError("the iterative model reads no coarse grid: its config must have coarse=None")
         self._make(IterativeBlock, in_axes=(nn.broadcast,), extra_positions=self.config.fine_tokens)
 
     def __call__(

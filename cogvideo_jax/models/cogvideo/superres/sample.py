@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sample_top_k
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
@@ -55,7 +56,7 @@ class DirectSettings:
 
     def __post_init__(self):
         if self.warmup < 0 or min(self.block) < 0 or (self.warmup == 0 and min(self.block) == 0):
-            raise ValueError(f"a schedule needs warm-up steps or a block, got {self.warmup} and {self.block}")
+            raise UserError(f"a schedule needs warm-up steps or a block, got {self.warmup} and {self.block}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +75,7 @@ class RefineSettings:
 
     def __post_init__(self):
         if self.temperature <= 0 or not 1 <= len(self.top_k) <= PATTERN.max() or min(self.top_k) < 1:
-            raise ValueError(f"temperature and top_k must be positive, with 1 to {PATTERN.max()} rounds; got {self}")
+            raise UserError(f"temperature and top_k must be positive, with 1 to {PATTERN.max()} rounds; got {self}")
 
 
 # Which tokens when -----------------------------------------------------------------------------------
@@ -113,7 +114,7 @@ def drawn_in_round(grid: int, *, rounds: int) -> Bool[np.ndarray, "rounds N"]:
 # Drawing -------------------------------------------------------------------------------------------
 
 
-def enlarge(
+def superres_direct(
     params: PyTree,
     text: Int[Array, "B S"],
     text_mask: Bool[Array, "B S"],
@@ -135,11 +136,11 @@ def enlarge(
       rows_per_call: pictures in memory at a time.
       on_part: called when as many are done.
     """
-    call = functools.partial(enlarge_program, params, labels, model=model, settings=settings)
+    call = functools.partial(direct_program, params, labels, model=model, settings=settings)
     return _in_parts(call, (text, text_mask, coarse, rngs), rows_per_call=rows_per_call, on_part=on_part)
 
 
-def refine(
+def superres_iterative(
     params: PyTree,
     text: Int[Array, "B S"],
     text_mask: Bool[Array, "B S"],
@@ -150,7 +151,7 @@ def refine(
     settings: RefineSettings,
     rows_per_call: int,
 ) -> Int[Array, "B N"]:
-    """Fine ids after all rounds; arguments as those of `enlarge`, `fine` being its result."""
+    """Fine ids after all rounds; arguments as those of `superres_direct`, `fine` being its result."""
 
     def last_round(*part):
         return refinement_rounds(params, *part, model=model, settings=settings)[-1]
@@ -159,8 +160,8 @@ def refine(
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
-def enlarge_program(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
-    """One call of `enlarge`."""
+def direct_program(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
+    """One call of `superres_direct`."""
     config = model.config
     writes = drawn_at_step(config.fine_grid, warmup=settings.warmup, block=settings.block)
 
@@ -239,7 +240,7 @@ def _in_parts(
 ) -> Array:
     """Calls with equal parts of all rows; the last part is filled up with its last row, whose copies are cut off."""
     if rows_per_call < 1:
-        raise ValueError(f"rows_per_call must be at least 1, got {rows_per_call}")
+        raise UserError(f"rows_per_call must be at least 1, got {rows_per_call}")
     rows = arrays[0].shape[0]
     size = round_up(min(rows_per_call, rows))
     parts = []

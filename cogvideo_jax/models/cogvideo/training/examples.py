@@ -20,6 +20,7 @@ import numpy as np
 
 from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.cache import TokenClip
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout
 from cogvideo_jax.models.cogvideo.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text, moment_phrase
 from cogvideo_jax.notation import Bool, Int
@@ -102,7 +103,7 @@ def keyframe_example(
     """Stage 1: frames at the lowest of `rates` that yields enough; a longer video starts anywhere.
 
     Raises:
-      ValueError: the video is too short for every rate.
+      UserError: the video is too short for every rate.
     """
     rate = frame_rate.lowest_rate(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
     return _clip_example(clip, rng, rate=rate, text=text, layout=layout, text_dropout=text_dropout)
@@ -124,7 +125,7 @@ def interpolation_example(
       tiled: take only windows into which generation would cut this video (frame_rate.random_indices); else any.
 
     Raises:
-      ValueError: the video is too short for every rate.
+      UserError: the video is too short for every rate.
     """
     enough = frame_rate.enough_rates(len(clip.frames), clip.fps, rates=rates, frames=layout.frames)
     rate = enough[rng.integers(len(enough))]
@@ -187,6 +188,6 @@ def _caption(clip: TokenClip, rng: np.random.Generator, text_dropout: float) -> 
 
 def _example(ids: list[int], frames: Int[np.ndarray, "T N"], *, text: TextTokenizer, layout: ClipLayout) -> Example:
     if frames.shape != (layout.frames, layout.frame_tokens):
-        raise ValueError(f"the layout wants frames {layout.frames, layout.frame_tokens}, got {frames.shape}")
+        raise UserError(f"the layout wants frames {layout.frames, layout.frame_tokens}, got {frames.shape}")
     padded, mask = left_pad_text(ids, length=layout.text_length, pad_id=text.pad_id)
     return {"text": padded, "text_mask": mask, "frames": frames.astype(np.int32)}

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.config import from_dict as transformer_from_dict
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
@@ -44,17 +45,17 @@ def read_params(like: PyTree, origins: Origins) -> PyTree:
     """All leaves of `like`, from where they come.
 
     Raises:
-      ValueError: a leaf that comes from nowhere.
+      UserError: a leaf that comes from nowhere.
     """
     flat = flatten_dict(like)
     missing = ["/".join(path) for path in flat if path not in origins]
     if missing:
-        raise ValueError(f"the base does not fit this model: it lacks {missing[0]} and {len(missing) - 1} more")
+        raise UserError(f"the base does not fit this model: it lacks {missing[0]} and {len(missing) - 1} more")
     return unflatten_dict({path: origins[path](leaf) for path, leaf in flat.items()})
 
 
 def from_file(path: str | Path) -> Origins:
-    """The leaves of a weights file, by their own paths. Raises ValueError if it is missing or damaged."""
+    """The leaves of a weights file, by their own paths. Raises UserError if it is missing or damaged."""
     leaves, _ = read_description(path)
     return {tuple(name.split("/")): _slices_of(path, name, leaf) for name, leaf in leaves.items()}
 
@@ -76,7 +77,7 @@ def from_base(path: str | Path, config: TransformerConfig) -> Origins:
     return origins
 
 
-def from_base_enlarged(path: str | Path, config: SuperResolutionConfig) -> Origins:
+def from_base_tiled(path: str | Path, config: SuperResolutionConfig) -> Origins:
     """What super-resolution has of a base (CogView2: both halves start as the base).
 
     The local channel starts as the base's attention; fine positions as the base's positions of one picture, the whole
@@ -100,19 +101,17 @@ def from_base_enlarged(path: str | Path, config: SuperResolutionConfig) -> Origi
 
 
 def _rows(path: str | Path, rows: slice) -> np.ndarray:
-    """Rows of the base's position table. Raises ValueError if it has none, or too few."""
+    """Rows of the base's position table. Raises UserError if it has none, or too few."""
     leaf = read_description(path)[0].get("position_table")
     if leaf is None or leaf.shape[0] < rows.stop:
-        raise ValueError(f"{path} does not fit this model: it has no positions {rows.start} to {rows.stop - 1}")
+        raise UserError(f"{path} does not fit this model: it has no positions {rows.start} to {rows.stop - 1}")
     return read_leaf(path, "position_table", rows)
 
 
 def _slices_of(path: str | Path, name: str, leaf: Leaf) -> Callable[[jax.ShapeDtypeStruct], Array]:
     def place(like):
         if leaf.shape != like.shape:
-            raise ValueError(
-                f"{path} does not fit this model: its {name} is {list(leaf.shape)}, not {list(like.shape)}"
-            )
+            raise UserError(f"{path} does not fit this model: its {name} is {list(leaf.shape)}, not {list(like.shape)}")
         return jax.make_array_from_callback(
             like.shape, like.sharding, lambda index: read_leaf(path, name, index).astype(like.dtype)
         )

@@ -26,6 +26,7 @@ from cogvideo_jax.data.batches import MakeExample, frame_batches, token_batches
 from cogvideo_jax.data.cache import TokenCache
 from cogvideo_jax.data.clips import ClipSource
 from cogvideo_jax.data.sources import open_source
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo import config as presets
 from cogvideo_jax.models.cogvideo.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
@@ -65,15 +66,15 @@ class Part:
         return Phase("a training step", weights, working_bytes(compiled, weights), advice=advice)
 
     def batches(self) -> Any:
-        """Iterator of this process's part of the batches; its place can be saved. Raises ValueError on unfit data."""
+        """Iterator of this process's part of the batches; its place can be saved. Raises UserError on unfit data."""
         raise NotImplementedError
 
     def frozen(self) -> PyTree:
-        """Parameters that are only read. Raises ValueError if their file is missing or does not fit."""
+        """Parameters that are only read. Raises UserError if their file is missing or does not fit."""
         raise NotImplementedError
 
     def first_state(self) -> PyTree:
-        """The state at step zero. Raises ValueError if what it starts from is missing or does not fit."""
+        """The state at step zero. Raises UserError if what it starts from is missing or does not fit."""
         raise NotImplementedError
 
     def export(self, state: PyTree, path: Path) -> None:
@@ -85,11 +86,11 @@ def build_part(config: ConfigDict, mesh: jax.sharding.Mesh) -> Part:
     """The part that `config.part` names.
 
     Raises:
-      ValueError: unknown part, or settings that do not fit together.
+      UserError: unknown part, or settings that do not fit together.
     """
     parts = {"tokenizer": TokenizerPart, "superres": SuperResolutionPart, "itersr": SuperResolutionPart}
     if config.part not in {"tokenizer", *MODELS}:
-        raise ValueError(f"part must be tokenizer, {', '.join(MODELS)}; got {config.part!r}")
+        raise UserError(f"part must be tokenizer, {', '.join(MODELS)}; got {config.part!r}")
     return parts.get(config.part, TransformerPart)(config, mesh)
 
 
@@ -100,11 +101,11 @@ def build_model(config: ConfigDict, mesh: jax.sharding.Mesh | None = None) -> Ba
       mesh: of the devices that it will train on, for the fastest attention there; None if only its sizes are wanted.
 
     Raises:
-      ValueError: `config.model` has unknown or missing keys, or sizes that do not fit together.
+      UserError: `config.model` has unknown or missing keys, or sizes that do not fit together.
     """
     model, read = MODELS[config.part]
     if config.remat not in list(Remat):
-        raise ValueError(f"remat must be {', '.join(Remat)}; got {config.remat!r}")
+        raise UserError(f"remat must be {', '.join(Remat)}; got {config.remat!r}")
     kernel = Kernel.XLA
     if mesh is not None:
         kernel = kernel_for(config.attention, platform=mesh.devices.flat[0].platform, dtype=config.dtype)
@@ -167,12 +168,12 @@ class BackbonePart(Part):
         self.config, self.mesh, self.model = config, mesh, build_model(config, mesh)
         rows = mesh.shape["data"] * mesh.shape["fsdp"]
         if config.microbatches < 1 or config.batch_size % (config.microbatches * rows):
-            raise ValueError(
+            raise UserError(
                 f"batch_size {config.batch_size} cannot be cut into {config.microbatches} microbatches for data x fsdp "
                 f"= {rows} parts of the mesh"
             )
         tx = states.make_optimizer(config.optimizer, steps=config.steps)
-        self._split = states.split_added if freeze else functools.partial(states.Split, {})
+        self._split = states.split_attention_plus if freeze else functools.partial(states.Split, {})
         boxed = inherit.abstract_params(self.model)
         params, shardings = nn.meta.unbox(boxed), meshes.shardings(boxed, mesh)
         (frozen, trained), (frozen_sharding, trained_sharding) = self._split(params), self._split(shardings)
@@ -266,7 +267,7 @@ class SuperResolutionPart(BackbonePart):
         super().__init__(config, mesh, freeze=not config.train_inherited, batch=batch, length=sizes.length)
 
     def _origins(self) -> inherit.Origins:
-        return inherit.from_base_enlarged(self.config.base, self.sizes)
+        return inherit.from_base_tiled(self.config.base, self.sizes)
 
     def _make_example(self, text: TextTokenizer) -> MakeExample:
         return functools.partial(
@@ -282,8 +283,8 @@ class SuperResolutionPart(BackbonePart):
         cache, text = _open_data(self.config, self.model, grid=self.sizes.fine_grid)
         coarse = self.sizes.coarse
         if coarse and cache.coarse_grid != coarse.grid:
-            raise ValueError(
-                f"the model enlarges {coarse.grid} x {coarse.grid} tokens, but the coarse grid of the token cache is "
+            raise UserError(
+                f"the model upscales {coarse.grid} x {coarse.grid} tokens, but the coarse grid of the token cache is "
                 f"{cache.coarse_grid}; tokenize with --coarse-size"
             )
         return cache, text
@@ -311,15 +312,15 @@ def _open_data(config: ConfigDict, model: Backbone, *, grid: int) -> tuple[Token
     cache = TokenCache(config.data.cache)
     text = TextTokenizer.from_file(config.data.text_model, image_codes=model.config.image_codes)
     if cache.grid != grid:
-        raise ValueError(f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {grid}")
+        raise UserError(f"the token cache has {cache.grid} x {cache.grid} tokens a frame, the model {grid}")
     if text.vocabulary.boi > model.config.boi:
-        raise ValueError(
+        raise UserError(
             f"the text model has {text.vocabulary.text_pieces} pieces behind {model.config.image_codes} image codes, "
             f"so boi must be {text.vocabulary.boi} or more; the config has {model.config.boi}"
         )
     made_by = read_description(config.base)[1].get("tokenizer") if "base" in config else None
     if made_by not in (None, cache.fingerprint):
-        raise ValueError(
+        raise UserError(
             f"{config.base} was trained on codes of the tokenizer {made_by}, and the token cache {config.data.cache} "
             f"holds those of {cache.fingerprint}; tokenize with the tokenizer of the base"
         )
@@ -333,7 +334,7 @@ def _check_lengths(config: ConfigDict, cache: TokenCache, *, frames: int) -> Non
     highest, shortest = max(config.example.rates), cache.meta["shortest_seconds"]
     intervals = (shortest - 1 / cache.meta["top_fps"]) * highest
     if round(intervals, 3) < frames - 1:
-        raise ValueError(
+        raise UserError(
             f"the shortest clip lasts {shortest:g} s, too short for {frames} frames at {highest:g} a second; "
             "add a higher rate to example.rates or leave the clip out"
         )

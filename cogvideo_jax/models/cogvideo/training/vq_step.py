@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq import codebook as codes
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
@@ -88,13 +89,13 @@ def scaled(frames: UInt8[Array, "B H W 3"], scales: Sequence[int], *, window: in
     """As many equal parts of a batch as there are scales, each made smaller by its own.
 
     Raises:
-      ValueError: the batch or the frames cannot be divided so, or the parts are to be learned whole.
+      UserError: the batch or the frames cannot be divided so, or the parts are to be learned whole.
     """
     batch, height, width, _ = frames.shape
     if len(scales) > 1 and not window:
-        raise ValueError("frames of several scales can be learned together in windows only: set vq.window")
+        raise UserError("frames of several scales can be learned together in windows only: set vq.window")
     if batch % len(scales) or any(height % scale or width % scale for scale in scales):
-        raise ValueError(
+        raise UserError(
             f"vq.scales={tuple(scales)} must divide frames of {height} x {width} pixels, and {len(scales)} scales "
             f"a batch of {batch}: change vq.scales, data.size or batch_size"
         )

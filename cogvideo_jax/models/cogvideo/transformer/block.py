@@ -29,7 +29,7 @@ class Call:
     Attributes:
       text_mask: [B S], False on padding.
       text_log_weight: added to scores towards text, a number or one a row.
-      index: positions (slot * N + offset) of a cached step's tokens, one a lane; None for a pass over all positions.
+      index: positions (slot * N + offset) of a cached step's tokens, one a frame; None for a pass over all positions.
       compat: whose prefill; see Compat.
       keep_keys: return keys and values of the pass, to fill a cache, or the cache.
       train: dropout is on.
@@ -38,7 +38,7 @@ class Call:
 
     text_mask: Bool[Array, "B S"]
     text_log_weight: float | Float[Array, "B"]
-    index: Int[Array, "lanes"] | None
+    index: Int[Array, "P"] | None
     compat: Compat = flax.struct.field(pytree_node=False)
     keep_keys: bool = flax.struct.field(pytree_node=False)
     train: bool = flax.struct.field(pytree_node=False)
@@ -116,7 +116,7 @@ class Block(Sandwich):
         return jnp.concatenate([out[:, :text_length], mixed], axis=1), (keys, temporal_keys)
 
     def _cached_attention(self, u, shifted: int, past: LayerCache, call: Call):
-        """The same for one token a lane, against the caches of this layer. Returns [B lanes D] and the caches."""
+        """The same for one token a frame, against the caches of this layer. Returns [B P D] and the caches."""
         asked = caches.Asked(call.index, call.text_mask, call.text_log_weight)
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u, step=True)

@@ -4,7 +4,7 @@ Positions are counted behind the text: slot * N + offset. The spatial channel ne
 cache can be limited to the frame in progress ("limited spatial channel memory"): same numbers, less memory. That of the
 temporal channel lies in windows, each of them in one piece, so that a token reads its own window and nothing else.
 
-Several frames may be in progress at once, one a *lane*; each has a spatial cache of its own.
+Several frames may be decoded in parallel; each has a spatial cache of its own.
 
 Arrays have the very shapes of the two products that read them, text and frames in one: in a loop XLA then writes a
 token in place and reads what is there, where any other shape costs a copy of the whole cache at every step.
@@ -49,7 +49,7 @@ class LayerCache:
     """One layer.
 
     Attributes:
-      spatial: of every lane, the tokens of a frame.
+      spatial: one cache for each parallel frame, of that frame's tokens.
       temporal: with windows in front, if there are any: [windows, R, ...]; a window's places are those of all slots
         that it has room for, of the layout's or of fewer. None in a model without the channel.
     """
@@ -71,42 +71,42 @@ class Asked:
     """What the tokens of one step have in common in every layer.
 
     Attributes:
-      index: their positions, one a lane.
+      index: their positions, one a frame.
       text_mask: [B, S].
       text_log_weight: added to scores towards text, a number or one a clip.
     """
 
-    index: Int[Array, "lanes"]
+    index: Int[Array, "P"]
     text_mask: Bool[Array, "B S"]
     text_log_weight: float | Float[Array, "B"]
 
 
 def spatial_step(
-    kept: tuple[Kept, ...], query: Float[Array, "B lanes A K"], new: KeysValues, asked: Asked, frame_tokens: int
-) -> tuple[Float[Array, "B lanes A K"], tuple[Kept, ...]]:
-    """Stores one token a lane and attends from it: to the text, and to its frame up to itself."""
+    kept: tuple[Kept, ...], query: Float[Array, "B P A K"], new: KeysValues, asked: Asked, frame_tokens: int
+) -> tuple[Float[Array, "B P A K"], tuple[Kept, ...]]:
+    """Stores one token a frame and attends from it: to the text, and to its frame up to itself."""
     length = asked.text_mask.shape[1]
-    contexts, lanes = [], []
-    for lane, channel in enumerate(kept):
-        capacity, index = channel.k.shape[-1] - length, asked.index[lane]
+    contexts, channels = [], []
+    for frame, channel in enumerate(kept):
+        capacity, index = channel.k.shape[-1] - length, asked.index[frame]
         offset = index % frame_tokens
         place, first = (offset, 0) if capacity == frame_tokens else (index, index - offset)
-        channel = _put(channel, _lane(new, lane), length + place)
+        channel = _put(channel, _of_frame(new, frame), length + place)
         entry = jnp.arange(capacity)
-        contexts.append(_attend(query[:, lane], channel, (entry <= place) & (entry >= first), asked))
-        lanes.append(channel)
-    return jnp.stack(contexts, axis=1), tuple(lanes)
+        contexts.append(_attend(query[:, frame], channel, (entry <= place) & (entry >= first), asked))
+        channels.append(channel)
+    return jnp.stack(contexts, axis=1), tuple(channels)
 
 
 def temporal_step(
     kept: Kept,
-    query: Float[Array, "B lanes A K"],
+    query: Float[Array, "B P A K"],
     new: KeysValues,
     asked: Asked,
     config: TransformerConfig,
     *,
     shifted: bool,
-) -> tuple[Float[Array, "B lanes A K"], Kept]:
+) -> tuple[Float[Array, "B P A K"], Kept]:
     """The same across frames: to what is not later, in a token's window, on its own side of the picture's border."""
     layout, length = config.layout, asked.text_mask.shape[1]
     order = windows(config, shifted=shifted)
@@ -114,17 +114,17 @@ def temporal_step(
     labels = jnp.asarray(window_labels(layout.grid, config.window, shifted=shifted))
     slot, offsets = asked.index // layout.frame_tokens, asked.index % layout.frame_tokens
     own = [window_of[offset] for offset in offsets] if len(order) > 1 else [None] * len(offsets)
-    for lane, window in enumerate(own):  # all are stored before any is read
-        place = length + slot[lane] * order.shape[1] + place_of[offsets[lane]]
-        kept = _put(kept, _lane(new, lane), place, window)
+    for frame, window in enumerate(own):  # all are stored before any is read
+        place = length + slot[frame] * order.shape[1] + place_of[offsets[frame]]
+        kept = _put(kept, _of_frame(new, frame), place, window)
     contexts = []
     slots = (kept.v.shape[-2] - length) // order.shape[1]
-    for lane, window in enumerate(own):
+    for frame, window in enumerate(own):
         there = jnp.asarray(order)[0 if window is None else window]
         positions = jnp.arange(slots)[:, None] * layout.frame_tokens + there
-        visible = (positions <= asked.index[lane]) & (labels[there] == labels[offsets[lane]])
+        visible = (positions <= asked.index[frame]) & (labels[there] == labels[offsets[frame]])
         part = kept if window is None else jax.tree.map(lambda x, window=window: x[window], kept)
-        contexts.append(_attend(query[:, lane], part, visible.reshape(-1), asked))
+        contexts.append(_attend(query[:, frame], part, visible.reshape(-1), asked))
     return jnp.stack(contexts, axis=1), kept
 
 
@@ -141,7 +141,7 @@ def from_prefix(
     *,
     config: TransformerConfig,
     limited: bool,
-    lanes: int,
+    parallel_frames: int,
     slots: int,
     int8: bool,
 ) -> Cache:
@@ -149,7 +149,7 @@ def from_prefix(
 
     Args:
       limited: of the spatial channel only the frames in progress.
-      lanes: how many those are.
+      parallel_frames: how many those are.
       slots: that the temporal channel has room for.
       int8: numbers are kept as int8, with a factor for every token and head.
     """
@@ -166,7 +166,7 @@ def from_prefix(
             parts = [_window(temporal, length, given, places) for places in order]
             parts = [_stored(part, length + slots * order.shape[1], int8=int8) for part in parts]
             across = parts[0] if len(parts) == 1 else jax.tree.map(lambda *x: jnp.stack(x), *parts)
-        layers.append(LayerCache((frames,) * lanes, across))
+        layers.append(LayerCache((frames,) * parallel_frames, across))
     return Cache(tuple(layers), text_mask)
 
 
@@ -275,8 +275,8 @@ def _whereabouts(order: Int[np.ndarray, "windows places"]) -> tuple[Int[np.ndarr
     return window, place
 
 
-def _lane(keys: KeysValues, lane: int) -> KeysValues:
-    return _map(lambda x: x[:, lane], keys)
+def _of_frame(keys: KeysValues, frame: int) -> KeysValues:
+    return _map(lambda x: x[:, frame], keys)
 
 
 def _map(change: Callable[[Array], Array], keys: KeysValues) -> KeysValues:

@@ -147,7 +147,7 @@ class Transformer(Backbone):
         *,
         text_log_weight: float | Float[Array, "B"] = 0.0,
         limited: bool = True,
-        lanes: int = 1,
+        parallel_frames: int = 1,
         slots: int | None = None,
         int8: bool = False,
         compat: Compat = Compat.EXACT,
@@ -156,30 +156,32 @@ class Transformer(Backbone):
 
         Args:
           limited: the spatial channel keeps only the frames in progress.
-          lanes: frames that will be in progress at once.
+          parallel_frames: frames that will be in progress at once.
           slots: that the temporal channel has room for; by default all of the layout.
           int8: keys and values are kept as int8.
           compat: RELEASE repeats the released prefill's deviations.
         """
         hidden, keys = self._whole(text, text_mask, frames, text_log_weight, compat=compat, keep_keys=True)
-        how = dict(limited=limited, lanes=lanes, slots=slots or self.config.layout.frames, int8=int8)
+        how = dict(
+            limited=limited, parallel_frames=parallel_frames, slots=slots or self.config.layout.frames, int8=int8
+        )
         return hidden, caches.from_prefix(keys, text_mask, config=self.config, **how)
 
     def step(
         self,
-        tokens: Int[Array, "B lanes"],
-        index: Int[Array, "lanes"],
+        tokens: Int[Array, "B P"],
+        index: Int[Array, "P"],
         cache: Cache,
         *,
         text_log_weight: float | Float[Array, "B"] = 0.0,
-    ) -> tuple[Float[Array, "B lanes D"], Cache]:
-        """One input token a lane, at positions `index` (slot * N + offset). Returns hidden states and the cache."""
+    ) -> tuple[Float[Array, "B P D"], Cache]:
+        """One input token a frame, at positions `index` (slot * N + offset). Returns hidden states and the cache."""
         x = self._embed_tokens(tokens) + self._frame_positions()[index].astype(self.dtype)
         call = Call(cache.text_mask, text_log_weight, index, Compat.EXACT, keep_keys=True, train=False)
-        x, layers = self._one_by_one(x, cache.layers, call)
+        x, layers = self._unrolled_layers(x, cache.layers, call)
         return self.norm_final(x), cache.replace(layers=tuple(layers))
 
-    def _one_by_one(self, x, past, call):
+    def _unrolled_layers(self, x, past, call):
         """Through unrolled layers; returns also what each keeps."""
         kept = []
         for number, layer in enumerate(self.layers):
@@ -197,7 +199,7 @@ class Transformer(Backbone):
         kernel = Kernel.XLA if keep_keys else self.kernel
         call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
         if self.unrolled:
-            x, keys = self._one_by_one(x, [None] * self.config.layers, call)
+            x, keys = self._unrolled_layers(x, [None] * self.config.layers, call)
         else:
             x, keys = self.layers(x, (self._shifted(), None), call)
         return self.norm_final(x), keys
@@ -256,6 +258,6 @@ def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
     return jnp.dtype(jnp.float32) if small else dtype
 
 
-def is_added(path: tuple[str, ...]) -> bool:
+def is_attention_plus(path: tuple[str, ...]) -> bool:
     """True for what is added to CogView2: temporal channel and alpha, super-resolution's local channel, positions."""
     return any(name in {"temporal", "temporal_alpha", "local", "extra_positions"} for name in path)

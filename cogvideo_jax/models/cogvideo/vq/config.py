@@ -7,6 +7,8 @@ that an empty background is one code, whatever moves elsewhere.
 import dataclasses
 from enum import StrEnum
 
+from cogvideo_jax.errors import UserError
+
 
 class Norm(StrEnum):
     """What a norm looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm)."""
@@ -67,12 +69,12 @@ class VQConfig:
     def __post_init__(self):
         reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
         if self.rates != tuple(reached * 2**i for i in range(len(self.rates))) or not self.rates:
-            raise ValueError(f"rates must double from the encoder's {reached}, got {self.rates}")
+            raise UserError(f"rates must double from the encoder's {reached}, got {self.rates}")
         if len(self.decoder_multipliers) != len(self.rates) or len(self.decoder_lowest_attention) != len(self.rates):
-            raise ValueError(f"decoder settings must have one entry per rate {self.rates}")
+            raise UserError(f"decoder settings must have one entry per rate {self.rates}")
         for rate, multipliers in zip(self.rates, self.decoder_multipliers):
             if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
-                raise ValueError(f"decoder of rate {rate} cannot reach it with {len(multipliers)} levels")
+                raise UserError(f"decoder of rate {rate} cannot reach it with {len(multipliers)} levels")
 
     @property
     def default_rate(self) -> int:
@@ -144,4 +146,4 @@ def config_from_dict(values: dict) -> VQConfig:
         norms = {name: Norm(plain[name]) for name in ("encoder_norm", "decoder_norm")}
         return VQConfig(**{**plain, **norms})
     except (KeyError, TypeError) as error:
-        raise ValueError(f"not a tokenizer configuration: {error}") from error
+        raise UserError(f"not a tokenizer configuration: {error}") from error

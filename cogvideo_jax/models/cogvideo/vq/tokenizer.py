@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook, look_up, nearest_code
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig, config_from_dict
 from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, normalise, to_unit_range
@@ -44,7 +45,7 @@ class VQTokenizer:
     def __init__(self, config: VQConfig, params: dict):
         shape = (config.codebook_size, config.code_width)
         if params["codebook"].vectors.shape != shape:
-            raise ValueError(f"code book must have shape {shape}, got {params['codebook'].vectors.shape}")
+            raise UserError(f"code book must have shape {shape}, got {params['codebook'].vectors.shape}")
         self.config = config
         self.params = params
 
@@ -62,16 +63,16 @@ class VQTokenizer:
         """N for square frames of this many pixels a side."""
         rate = self._rate(rate)
         if side % rate:
-            raise ValueError(f"frame side {side} is not divisible by the rate {rate}")
+            raise UserError(f"frame side {side} is not divisible by the rate {rate}")
         return (side // rate) ** 2
 
     def encode(self, frames: UInt8[Array, "B H W 3"], rate: int | None = None) -> Int[Array, "B N"]:
         """Square uint8 frames -> ids in 0..C-1, rows first."""
         rate = self._rate(rate)
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
-            raise ValueError(f"frames must be uint8 of shape [B, H, W, 3], got {frames.dtype} {frames.shape}")
+            raise UserError(f"frames must be uint8 of shape [B, H, W, 3], got {frames.dtype} {frames.shape}")
         if frames.shape[1] != frames.shape[2]:
-            raise ValueError(f"frames must be square, got {frames.shape[1]}x{frames.shape[2]}")
+            raise UserError(f"frames must be square, got {frames.shape[1]}x{frames.shape[2]}")
         self.tokens_per_frame(frames.shape[1], rate)
         return _encode(self.params, frames, config=self.config, rate=rate)
 
@@ -79,12 +80,12 @@ class VQTokenizer:
         """Ids of square grids -> float32 images around 0..1, not clipped."""
         rate = self._rate(rate)
         if ids.ndim != 2 or math.isqrt(ids.shape[1]) ** 2 != ids.shape[1] or not ids.size:
-            raise ValueError(f"ids must have shape [B, N] with N a square number, got {ids.shape}")
+            raise UserError(f"ids must have shape [B, N] with N a square number, got {ids.shape}")
         if not jnp.issubdtype(ids.dtype, jnp.integer):
-            raise ValueError(f"ids must be integers, got {ids.dtype}")
+            raise UserError(f"ids must be integers, got {ids.dtype}")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.codebook_size:
-            raise ValueError(f"image ids must lie in 0..{self.config.codebook_size - 1}, got {low}..{high}")
+            raise UserError(f"image ids must lie in 0..{self.config.codebook_size - 1}, got {low}..{high}")
         return _decode(self.params, ids, config=self.config, rate=rate)
 
     def decode(self, ids: Int[Array, "B N"], rate: int | None = None) -> UInt8[np.ndarray, "B H W 3"]:
@@ -105,7 +106,7 @@ class VQTokenizer:
     def _rate(self, rate: int | None) -> int:
         rate = self.config.default_rate if rate is None else rate
         if rate not in self.config.rates:
-            raise ValueError(f"rate must be one of {self.config.rates}, got {rate}")
+            raise UserError(f"rate must be one of {self.config.rates}, got {rate}")
         return rate
 
 
@@ -113,11 +114,11 @@ def load_tokenizer(path: str | Path) -> VQTokenizer:
     """Reads the weights that `cogvideo train` wrote for the part "tokenizer".
 
     Raises:
-      ValueError: the file is missing, damaged, or holds another part.
+      UserError: the file is missing, damaged, or holds another part.
     """
     tree, description = load_weights(path)
     if description.get("kind") != "tokenizer":
-        raise ValueError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
+        raise UserError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
     tree = jax.device_put(tree)
     params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
     return VQTokenizer(config_from_dict(description["config"]), params)

@@ -1,0 +1,104 @@
+"""Everything that comes from outside passes a schema here before anything else reads it.
+
+A schema is a frozen dataclass with `__pydantic_config__ = STRICT`, or a `Schema`; ranges stand in the types. A wrong
+value raises UserError: one sentence that names the file, the key, what came and what is allowed.
+"""
+
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from cogvideo_jax.errors import UserError
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+SMALL_FILE = 64 << 20  # bytes; a larger description is no description
+SHOWN = 60  # characters of a wrong value that an error repeats
+
+Positive = Annotated[int, Field(gt=0, le=2**40)]
+NotNegative = Annotated[int, Field(ge=0, le=2**40)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+PositiveFloat = Annotated[float, Field(gt=0, le=1e12)]
+NotNegativeFloat = Annotated[float, Field(ge=0, le=1e12)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+class Schema(BaseModel):
+    """A frozen object whose fields are checked when it is made."""
+
+    model_config = STRICT | ConfigDict(frozen=True)
+
+
+def read_json(path: str | Path, schema: type[T], *, limit: int = SMALL_FILE) -> T:
+    """The object in a JSON file.
+
+    Raises:
+      UserError: the file cannot be read, is too large, or does not fit the schema.
+    """
+    return parse_json(read_bytes(path, limit=limit), schema, where=str(path))
+
+
+def read_bytes(path: str | Path, *, limit: int = SMALL_FILE) -> bytes:
+    """A small regular file as a whole.
+
+    Raises:
+      UserError: the file is missing, not regular, larger than `limit`, or cannot be read.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
+        with os.fdopen(handle, "rb") as file:
+            found = os.fstat(handle)
+            if not stat.S_ISREG(found.st_mode):
+                raise UserError(f"{path} is not a regular file")
+            if found.st_size > limit:
+                raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
+            return file.read()
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+
+
+def parse_json(text: bytes | str, schema: type[T], *, where: str) -> T:
+    """The object that a JSON text describes; `where` names its origin in errors. Raises UserError."""
+    try:
+        return TypeAdapter(schema).validate_json(text)
+    except ValidationError as error:
+        raise UserError(sentence(error, where)) from error
+
+
+def check(values: Any, schema: type[T], *, where: str) -> T:
+    """The object that plain Python values describe, lists and tuples alike. Raises UserError."""
+    try:
+        text = json.dumps(values)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise UserError(f"{where} holds something other than numbers, texts and lists of them: {error}") from error
+    return parse_json(text, schema, where=where)
+
+
+def sentence(error: ValidationError, where: str) -> str:
+    """The first fault of a validation in plain words, and how many more there are."""
+    faults = error.errors(include_url=False)
+    first = faults[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "json_invalid":
+        said = f"{where} is not valid JSON: {first['ctx']['error']}"
+    elif first["type"] == "missing":
+        said = f"{where} lacks the key {key}"
+    elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        said = f"{where} has the unknown key {key}"
+    else:
+        allowed = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
+        said = f"{where}: {key} is {shown(first['input'])}; {allowed}" if key else f"{where}: {allowed}"
+    return said + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def shown(value: Any) -> str:
+    """A value as an error repeats it: one line, not too long."""
+    text = " ".join(ascii(value).split()) if not isinstance(value, str) else repr(value[: SHOWN + 1])
+    return text if len(text) <= SHOWN else text[:SHOWN] + "..."
