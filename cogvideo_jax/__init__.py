@@ -21,3 +21,10 @@ Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_
 """
 
 __version__ = "0.1.0"
+
+
+def load(folder=None, **how):
+    """Opens weights, by default those of the demo; see `text_to_video.load`."""
+    from cogvideo_jax.text_to_video import load
+
+    return load(folder, **how)
