@@ -20,13 +20,15 @@ import numpy as np
 
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
 
 LATEST, SETTINGS = "latest", "model_config.json"
 RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
 RANK_0 = "mp_rank_00_model_states.pt"
 SMALL = 1 << 20  # bytes; what text files of a checkpoint can have at most
+
+Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]  # leaves of one file, and what reads them
+MergeRanks = Callable[[list[Rank], Path], Rank]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Checkpoint:
     settings: dict
 
 
-def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, scratch: Path, *, merge_ranks: MergeRanks) -> Checkpoint:
     """Opens a checkpoint.
 
     Args:
+      merge_ranks: joins the files of a model-parallel save, as the family's matrices are split among them.
       scratch: folder that is made if a zip must be unpacked; the caller removes it, after the last read.
 
     Raises:
@@ -59,11 +62,11 @@ def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
     if not source.exists():
         raise ConversionError(f"{source} does not exist")
     if source.is_dir():
-        return _open_folder(source, source)
+        return _open_folder(source, source, merge_ranks)
     if zipfile.is_zipfile(source):
         with conversion_errors(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
             if not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
-                return _open_folder(_unpack(archive, scratch, source), source)
+                return _open_folder(_unpack(archive, scratch, source), source, merge_ranks)
     elif not is_old_format(source):
         return _open_safetensors(source)
     file = TorchFile(source, label=str(source))
@@ -83,7 +86,7 @@ def _open_safetensors(source: Path) -> Checkpoint:
     return Checkpoint(source, leaves, lambda name: read_leaf(source, name), _checked(settings, source))
 
 
-def _open_folder(folder: Path, source: Path) -> Checkpoint:
+def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpoint:
     """A folder with `latest`, or one with the rank files themselves."""
     latest = folder / LATEST
     place = folder / _latest_name(_beginning(latest), source) if latest.is_file() else folder

@@ -21,6 +21,7 @@ from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_
 from cogvideo_jax.convert.workspace import workspace
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
+from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
@@ -82,7 +83,7 @@ def convert(
     """
     target = Path(target)
     with workspace(target) as scratch:
-        checkpoint = open_checkpoint(source, scratch / "unpacked")
+        checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
         part = find_part(checkpoint, None if part is None else Part(part))
         if (target / f"{part}.safetensors").exists():
             raise ConversionError(f"{target} has {part}.safetensors already; remove it or choose another target")
