@@ -179,11 +179,16 @@ def together_of(batch: int, videos: int) -> int:
 
 
 def usable(pipe: TextToVideo, jobs: Sequence[Job], wish: Request) -> tuple[list[Job], list[str]]:
-    """Jobs whose prompts the weights can take, and one sentence for every other prompt."""
+    """Jobs whose prompts the weights can take, and one sentence for every other prompt.
+
+    Raises:
+      UserError: the weights cannot make what is wished for, whatever the prompts.
+    """
+    pipe.sampler.check_fields(wish)
     good, complaints = [], {}
     for job in jobs:
         try:
-            warnings = pipe.check(request_of([job], wish, seed=0))
+            warnings = pipe.sampler.check_prompts(request_of([job], wish, seed=0))
         except UserError as error:
             complaints[job.prompt] = str(error)
         else:

@@ -13,7 +13,7 @@ import cogvideo_jax
 PACKAGE = Path(cogvideo_jax.__file__).parent
 GROUND = {"notation", "errors", "interface", "runtime"}  # what every room stands on; imports no room
 ARROWS = {
-    **dict.fromkeys(GROUND, set()),
+    **{name: set() for name in GROUND},
     "chain": set(),
     "nn": set(),
     "data": set(),

@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def run(options: Namespace, rest: list[str]) -> int:
     """Writes this worker's share of the cache."""
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
     from cogvideo_jax.data.cache import write_token_cache
     from cogvideo_jax.data.sources import open_source
     from cogvideo_jax.models import registry

@@ -60,10 +60,12 @@ class CogVideoSampler(Sampler):
 
     # The request ----------------------------------------------------------------------------------------
 
-    def check(self, request: Request) -> list[str]:
-        self.fps(request)
+    def check_fields(self, request: Request) -> None:
+        super().check_fields(request)
         self._refuse_ignored(request)
         self._check_pictures(request)
+
+    def check_prompts(self, request: Request) -> list[str]:
         for stage in self._stages(request):
             self.texts(stage, request, self.text_fps(stage, request))
         if self.has_superres and request.superres:
