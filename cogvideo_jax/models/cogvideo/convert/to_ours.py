@@ -25,6 +25,7 @@ from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, 
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE
 from cogvideo_jax.models.cogvideo.layout import base_layout
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
@@ -155,8 +156,8 @@ def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], li
     name = f"{part}.safetensors"
     if part in (Part.BASE, Part.TOKENIZER):
         return {name: plan}, []
-    shared, own = target / "base.safetensors", f"{part}_base.safetensors"
-    base = plan.only(lambda path: not is_attention_plus(path), kind=f"{part}_base")
+    shared, own = target / "base.safetensors", f"{part}{OWN_BASE}.safetensors"
+    base = plan.only(lambda path: not is_attention_plus(path), kind=part + OWN_BASE)
     if part in STAGES and not shared.exists():
         return {shared.name: _as_base(base), name: plan.only(is_attention_plus, own_base=False)}, []
     if shared.exists() and _has_weights_of(base, shared):
