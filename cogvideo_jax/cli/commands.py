@@ -265,7 +265,7 @@ def tokenize(options, _) -> int:
         return 0
     place_text_model(cache, options.text_model, pieces=options.text_pieces)
     source.warn_of_skipped()
-    print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    print(f"{len(cache)} clips in {options.out}, {len(cache.meta.skipped)} skipped")
     return 0
 
 

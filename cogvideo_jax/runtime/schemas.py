@@ -50,7 +50,7 @@ EXPECTED = {
 }
 
 
-def _is_fingerprint(text: str) -> str:
+def _is_digest(text: str) -> str:
     if not re.fullmatch(r"[0-9a-f]{16}", text):
         raise ValueError("it should be 16 hexadecimal digits")
     return text
@@ -62,7 +62,7 @@ def _is_file_name(text: str) -> str:
     return text
 
 
-Fingerprint = Annotated[str, Field(strict=True), AfterValidator(_is_fingerprint)]  # of an image tokenizer
+Digest = Annotated[str, Field(strict=True), AfterValidator(_is_digest)]  # of a tokenizer, or of a list of names
 FileName = Annotated[str, Field(strict=True), AfterValidator(_is_file_name)]
 
 

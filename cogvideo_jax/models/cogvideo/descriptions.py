@@ -17,7 +17,7 @@ from cogvideo_jax.models.cogvideo.convert.transformer_names import our_shape
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 from cogvideo_jax.runtime.safetensors_stream import Leaf
-from cogvideo_jax.runtime.schemas import Fingerprint, Schema, Text
+from cogvideo_jax.runtime.schemas import Digest, Schema, Text
 from cogvideo_jax.runtime.weights import read_description
 
 OWN_BASE = "_base"  # behind a part's name: the base that it has to itself
@@ -41,7 +41,7 @@ class TransformerDescription(Schema):
 
     kind: Literal["base", "stage1", "stage2", "stage1_base", "stage2_base"]
     config: TransformerConfig
-    tokenizer: Fingerprint | None = None
+    tokenizer: Digest | None = None
     own_base: bool = False
 
     @model_validator(mode="after")
@@ -56,7 +56,7 @@ class SuperResolutionDescription(Schema):
 
     kind: Literal["superres", "itersr", "superres_base", "itersr_base"]
     config: SuperResolutionConfig
-    tokenizer: Fingerprint | None = None
+    tokenizer: Digest | None = None
     own_base: bool = False
 
     @model_validator(mode="after")

@@ -10,7 +10,7 @@ from pydantic import Field
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Int
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
-from cogvideo_jax.runtime.schemas import SMALL_FILE, Fingerprint, FrameRate, Schema
+from cogvideo_jax.runtime.schemas import SMALL_FILE, Digest, FrameRate, Schema
 from cogvideo_jax.runtime.weights import read_description, save_weights
 
 SUFFIX = ".keyframes"
@@ -28,7 +28,7 @@ class Description(Schema):
     kind: Literal["keyframes"]
     prompt: Annotated[str, Field(min_length=1, max_length=10_000)]
     fps: FrameRate
-    tokenizer: Fingerprint
+    tokenizer: Digest
 
 
 class KeyFrames(NamedTuple):
