@@ -22,6 +22,7 @@ from cogvideo_jax.convert.workspace import workspace
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
+from cogvideo_jax.models.cogvideo.convert.settings import checked_settings
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
@@ -84,6 +85,7 @@ def convert(
     target = Path(target)
     with workspace(target) as scratch:
         checkpoint = open_checkpoint(source, scratch / "unpacked")
+        checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
         if (target / f"{part}.safetensors").exists():
             raise ConversionError(f"{target} has {part}.safetensors already; remove it or choose another target")
