@@ -88,7 +88,7 @@ def read_part(path: str | Path, kind: str) -> tuple[dict[str, Leaf], Description
     found = read_description(path, _Kind)[1].kind
     if found != kind:
         wanted = "a tokenizer" if kind == Part.TOKENIZER else repr(str(kind))
-        raise UserError(f"{path} holds {found[:40]!r}, not {wanted}")
+        raise UserError(f"{path} holds {found[:40]!r}, not {wanted} (its key kind)")
     return read_description(path, _schema(kind))
 
 

@@ -73,8 +73,19 @@ class WeightsFolder:
 
     @functools.cached_property
     def tokenizer(self) -> VQTokenizer:
-        """The image tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer.safetensors")
+        """The image tokenizer. Raises UserError if its codes or its grid are not those of the transformers."""
+        path, base, pixels = self._path(TOKENIZER), self.models["base"].config, self.sampling_config.pixels
+        tokenizer = load_tokenizer(path)
+        if tokenizer.config.codebook_size != base.image_codes:
+            raise UserError(
+                f"{path} has {tokenizer.config.codebook_size} codes, but these weights have {base.image_codes}"
+            )
+        if tokenizer.tokens_per_frame(pixels) != base.layout.frame_tokens:
+            raise UserError(
+                f"{path} makes {tokenizer.tokens_per_frame(pixels)} tokens of the {pixels} pixels of {FILE}, but these "
+                f"weights have {base.layout.frame_tokens} a frame"
+            )
+        return tokenizer
 
     @functools.cached_property
     def text(self) -> TextTokenizer:
