@@ -48,5 +48,5 @@ def run(options: Namespace, rest: list[str]) -> int:
         return 0
     encoder.finish(cache)
     source.warn_of_skipped()
-    print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    print(f"{len(cache)} clips in {options.out}, {len(cache.meta.skipped)} skipped")
     return 0

@@ -20,7 +20,7 @@ import numpy as np
 
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf, require_regular_file
 
 LATEST, SETTINGS = "latest", "model_config.json"
 RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
@@ -63,6 +63,7 @@ def open_checkpoint(source: str | Path, scratch: Path, *, merge_ranks: MergeRank
         raise ConversionError(f"{source} does not exist")
     if source.is_dir():
         return _open_folder(source, source, merge_ranks)
+    require_regular_file(source)
     if zipfile.is_zipfile(source):
         with conversion_errors(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
             if not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
@@ -89,6 +90,7 @@ def _open_safetensors(source: Path) -> Checkpoint:
 def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpoint:
     """A folder with `latest`, or one with the rank files themselves."""
     latest = folder / LATEST
+    require_regular_file(latest)
     place = folder / _latest_name(_beginning(latest), source) if latest.is_file() else folder
     files = sorted(path for path in place.glob("mp_rank_*.pt") if RANK_FILE.fullmatch(path.name))
     ranks = [int(RANK_FILE.fullmatch(path.name)[1]) for path in files]
@@ -96,6 +98,8 @@ def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpo
         raise ConversionError(f"{source} is no SAT checkpoint: it has no {place.relative_to(folder) / RANK_0}")
     if ranks != list(range(len(ranks))):
         raise ConversionError(f"{source} is incomplete: of its model-parallel files it has only {ranks}")
+    for path in files:
+        require_regular_file(path)
     opened = [TorchFile(path, label=f"{path.name} of {source}") for path in files]
     leaves, read = merge_ranks([(file.leaves, file.read) for file in opened], source)
     return Checkpoint(source, leaves, read, _read_settings([folder, folder.parent], source))
@@ -112,6 +116,8 @@ def _latest_name(content: bytes, source: Path) -> str:
 
 def _read_settings(folders: list[Path], source: Path) -> dict:
     found = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
+    for path in folders:
+        require_regular_file(path / SETTINGS)
     if not found:
         return {}
     with conversion_errors(f"{source} is damaged: its {SETTINGS} is not JSON"):

@@ -61,7 +61,7 @@ def test_a_part_that_trained_what_it_inherits_gets_a_base_of_its_own(trained, en
 def test_parts_that_do_not_belong_together_are_refused(trained, enlarging, tmp_path, capsys, taken, words):
     tree, description = load_weights(trained["stage1"])
     trained["stranger"] = tmp_path / "stranger.safetensors"
-    save_weights(trained["stranger"], tree, description | {"tokenizer": "another"})
+    save_weights(trained["stranger"], tree, description | {"tokenizer": "0" * 16})
     files = {part: trained[taken.get(part, part)] for part in PARTS}
     assert assemble(files, enlarging, tmp_path / "out") == 2
     assert words in capsys.readouterr().err

@@ -13,6 +13,7 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import make_request
 from cogvideo_jax.models.cogvideo.sampling import decode
 from cogvideo_jax.runtime.media import read_video
+from cogvideo_jax.runtime.record import FILE as RECORD
 from cogvideo_jax.text_to_video import TextToVideo, Video, load
 
 PROMPT = "a red ball moves to the right"
@@ -113,7 +114,7 @@ def test_a_file_of_prompts_gives_a_file_each_and_survives_a_bad_line(weights, tm
         "0001_a_red_ball_moves_to_the_right.mp4",
         "0003_红球_a.gif",
         "0003_红球_a.mp4",
-        jobs.RECORD,
+        RECORD,
     ]
 
 
@@ -136,7 +137,7 @@ def test_a_file_of_prompts_goes_on_where_it_was_stopped(weights, tmp_path, monke
     assert main([*command, "--fps", "1"]) == 2 and "no space left" in capsys.readouterr().err
     first = names_and_times(out)
     assert len(first) == 1
-    with (out / jobs.RECORD).open("a") as record:
+    with (out / RECORD).open("a") as record:
         record.write('{"video": "0002')  # as a kill leaves it
     monkeypatch.setattr(Video, "save", save)
     assert main([*command, "--fps", "1"]) == 0
@@ -159,7 +160,7 @@ def test_a_prompt_by_itself_is_made_anew(weights, tmp_path):
     assert main(command) == 0
     first = names_and_times(tmp_path)
     assert main(command) == 0 and names_and_times(tmp_path) != first
-    assert not (tmp_path / jobs.RECORD).exists()
+    assert not (tmp_path / RECORD).exists()
 
 
 def test_compiled_programs_are_kept_where_asked(weights, tmp_path):

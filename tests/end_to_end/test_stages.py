@@ -75,7 +75,7 @@ def test_the_release_stretches_every_frame_from_black_to_white(weights):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["interpolate", "none.keyframes"], "do not exist"),
+        (["interpolate", "none.keyframes"], "does not exist"),
         (["interpolate", "none.mp4", "--prompt", PROMPT], "cannot read video"),
         (["interpolate", "none.mp4"], "--prompt"),
         (["interpolate", "none.mp4", "--prompt", PROMPT, "--fps", "3"], "frames a second"),

@@ -243,8 +243,9 @@ class CogVideoSampler(Sampler):
     # A video to go on from ------------------------------------------------------------------------------
 
     def read_start(self, path: Path) -> tuple[Start, str]:
-        ids, prompt, fps = read_key_frames(path, tokenizer=self.tokenizer.fingerprint)
-        return Start(ids, fps), prompt
+        codes = self.tokenizer.config.codebook_size
+        found = read_key_frames(path, tokenizer=self.tokenizer.fingerprint, codes=codes)
+        return Start(found.ids, found.fps), found.prompt
 
     def start_fps(self, fps: float | None, given: float | None) -> float:
         highest = max(self.sampling_config.interpolation_fps) if fps is None else fps
