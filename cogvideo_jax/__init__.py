@@ -23,3 +23,10 @@ Rooms (`tests/test_rooms.py` checks which may import which):
 """
 
 __version__ = "0.1.0"
+
+
+def load(folder=None, **how):
+    """Opens weights, by default those of the demo; see `text_to_video.load`."""
+    from cogvideo_jax.text_to_video import load
+
+    return load(folder, **how)

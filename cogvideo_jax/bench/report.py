@@ -17,7 +17,6 @@ def report(
     machine: Machine,
     measure: Callable[..., Any],
     settings: Sequence[Mapping[str, Any]],
-    cells: Callable[[Any], dict[str, str]],
     *,
     asked: dict[str, Any],
     out: str | None,
@@ -25,8 +24,7 @@ def report(
     """Measures every setting; one that does not fit is named and left out. Returns the number of those.
 
     Args:
-      measure: called with each of the settings; returns a NamedTuple.
-      cells: what to show of it, by column.
+      measure: called with each of the settings; returns a NamedTuple whose `cells()` are shown by column.
       asked: the options of the command, for the JSON.
       out: where to write the JSON.
     """
@@ -39,7 +37,7 @@ def report(
             name = ", ".join(f"{key} {value}" for key, value in setting.items())
             print(f"cogvideo bench: {name}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
-        shown = cells(row)
+        shown = row.cells()
         if not rows:
             print("".join(f"{name:>{WIDTH}}" for name in shown))
         print("".join(f"{value:>{WIDTH}}" for value in shown.values()), flush=True)

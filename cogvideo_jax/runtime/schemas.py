@@ -4,9 +4,11 @@ A schema is a frozen dataclass with `__pydantic_config__ = STRICT`, or a `Schema
 value raises UserError: one sentence that names the file, the key, what came and what is allowed.
 """
 
+import dataclasses
 import json
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -26,6 +28,16 @@ PositiveFloat = Annotated[float, Field(gt=0, le=1e12)]
 NotNegativeFloat = Annotated[float, Field(ge=0, le=1e12)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+
+
+def dataclass_schema(config: ConfigDict = STRICT) -> Callable[[type[T]], type[T]]:
+    """Makes a class a frozen dataclass that files are checked against."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls.__pydantic_config__ = config
+        return dataclasses.dataclass(frozen=True)(cls)
+
+    return decorate
 
 
 class Schema(BaseModel):

@@ -10,28 +10,26 @@ object, colour and action that training never showed.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.data.motion import draw as motion
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.evaluation.motion.judge import Judgement, judge
 from cogvideo_jax.evaluation.motion.superres_psnr import superres_psnr
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
-from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
-from cogvideo_jax.notation import Array, Bool, Float, Int, Key, UInt8
+from cogvideo_jax.interface import Start, make_request
+from cogvideo_jax.notation import Bool, Float, Int, UInt8
+from cogvideo_jax.text_to_video import TextToVideo, load
 
 LANGUAGES = ("EN", "ZH")
 TRAITS = ("object", "colour", "action")
 KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
 REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
 INTERPOLATED_CLIPS = 56  # four of each action
-ENLARGED_CLIPS = 14  # one of each action
+SUPERRES_CLIPS = 14  # one of each action
 
 
 class Prompt(NamedTuple):
@@ -88,7 +86,7 @@ def clip_specs(prompts: Sequence[Prompt], *, seed: int) -> list[motion.MotionSpe
 # Does the video show what was asked for -----------------------------------------------------------
 
 
-def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokenizer | None = None) -> dict:
+def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: Any = None) -> dict:
     """Percent of real clips that the checker reads rightly: drawn and, given a tokenizer, also decoded.
 
     The decoded clips are the ceiling of generated ones.
@@ -101,28 +99,21 @@ def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokeniz
     return report
 
 
-def generate_and_judge(
-    video: TextToVideo, prompts: Sequence[Prompt], rng: Key[Array, ""], *, batch_size: int
-) -> list[Judgement]:
-    """Generates a video of each prompt and reads it; the batch size does not change the videos."""
+def generate_and_judge(pipe: TextToVideo, prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> list[Judgement]:
+    """Generates a video of each prompt and judges it; the batch size does not change the videos.
 
-    def make(batch: list[Prompt], rngs: Key[Array, "B"]) -> list[Judgement]:
-        frames = video([prompt.text for prompt in batch], rngs, superres=False)
-        return [judge(clip) for clip in frames]
-
-    return _in_batches(make, prompts, rng, batch_size=batch_size)
-
-
-def _in_batches(make: Callable, items: Sequence, rng: Key[Array, ""], *, batch_size: int) -> list:
-    """make(batch, one key an item) of all items; the last batch is filled up, so that all run one program."""
+    Raises:
+      UserError: a batch size below 1.
+    """
     if batch_size < 1:
         raise UserError(f"expected a batch size of at least 1, got {batch_size}")
-    results = []
-    for start in range(0, len(items), batch_size):
-        rows = np.arange(start, start + batch_size) % len(items)
-        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.asarray(rows))
-        results.extend(make([items[row] for row in rows], rngs))
-    return results[: len(items)]
+    judgements: list[Judgement] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = [row % len(prompts) for row in range(start, start + batch_size)]  # full batches: one set of programs
+        texts = tuple(prompts[row].text for row in rows)
+        request = make_request(prompts=texts, seeds=(seed,) * batch_size, copies=tuple(rows), superres=False)
+        judgements += [judge(clip) for clip in pipe.run(request).frames]
+    return judgements[: len(prompts)]
 
 
 def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
@@ -166,26 +157,21 @@ def _chance() -> dict[str, float]:
 # Are interpolated frames where they should be -----------------------------------------------------
 
 
-def interpolation_error(
-    video: TextToVideo, clips: Sequence[motion.MotionSpec], rng: Key[Array, ""], *, batch_size: int
-) -> dict:
+def interpolation_error(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed: int) -> dict:
     """Distance of the object from its true path, in pixels, on the frames between real key frames.
 
     Beside it the distance on the same frames when the tokenizer only encodes and decodes them, and when each
     frame repeats the key frame before it.
     """
-
-    def make(batch: list[motion.MotionSpec], rngs: Key[Array, "B"]) -> UInt8[np.ndarray, "B T H W 3"]:
-        keys = np.stack([motion.render(spec)[_is_key_frame(motion.FRAMES)] for spec in batch])
-        texts = [motion.captions(spec)[0] for spec in batch]
-        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, superres=False)
-
     tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
-    for spec, made in zip(clips, _in_batches(make, clips, rng, batch_size=batch_size)):
+    for number, spec in enumerate(clips):
+        start = Start(motion.render(spec)[_is_key_frame(motion.FRAMES)], motion.FPS / KEY_STEP)
+        how = dict(seeds=(seed,), copies=(number,), start=start, superres=False)
+        [made] = pipe.run(make_request(prompts=(motion.captions(spec)[0],), **how)).frames
         times = _times(len(made))
         new = ~_is_key_frame(len(made))
         path = motion.path(spec)
-        decoded = reconstruct(video.tokenizer, motion.render(spec)[times])
+        decoded = reconstruct(pipe.sampler.tokenizer, motion.render(spec)[times])
         centres = (judge(made).centres, judge(decoded).centres, path[times // KEY_STEP * KEY_STEP])
         for rows, centre in zip(tracks.values(), centres):
             rows.append(np.linalg.norm(centre - path[times], axis=-1)[new])
@@ -210,7 +196,7 @@ def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequenc
     return {"clips": len(right)} | {name: _distances(rows) for name, rows in apart.items()}
 
 
-def reconstruct(tokenizer: VQTokenizer, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+def reconstruct(tokenizer: Any, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames encoded and decoded."""
     return np.asarray(tokenizer.decode(tokenizer.encode(frames)))
 
@@ -237,7 +223,7 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
 
 
 def run(
-    weights: str | Path,
+    weights: str | Path | None,
     *,
     prompts: int,
     seed: int,
@@ -250,29 +236,28 @@ def run(
     Args:
       prompts: how many videos to generate.
       batch_size: videos that are generated together.
-      int8: as in `TextToVideo.load`.
+      int8: as in `load`.
 
     Raises:
       UserError: numbers below 1, or weights that cannot be read.
     """
     asked = agreement_prompts(prompts, seed=seed)
-    video = TextToVideo.load(weights, int8=int8)
-    agreement_rng, interpolation_rng = jax.random.split(jax.random.key(seed))
+    pipe = load(weights, int8=int8)
     real = clip_specs(agreement_prompts(REAL_CLIPS, seed=seed), seed=seed)
     unseen = clip_specs(agreement_prompts(INTERPOLATED_CLIPS, seed=seed, held_out_share=1.0), seed=seed)
-    judgements = generate_and_judge(video, asked, agreement_rng, batch_size=batch_size)
+    judgements = generate_and_judge(pipe, asked, seed=seed, batch_size=batch_size)
     report = {
-        "weights": str(weights),
+        "weights": str(weights or "demo"),
         "prompts": prompts,
         "seed": seed,
         "int8": list(int8),
         "agreement": evaluate_agreement(asked, judgements),
-        "checker": evaluate_checker(real, tokenizer=video.tokenizer),
-        "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),
+        "checker": evaluate_checker(real, tokenizer=pipe.sampler.tokenizer),
+        "interpolation": interpolation_error(pipe, unseen, seed=seed),
         "generated interpolation": generated_interpolation_error(asked, judgements),
     }
-    if video.has_superres:
-        report["superres"] = superres_psnr(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
+    if pipe.sampler.has_superres:
+        report["superres"] = superres_psnr(pipe, unseen[:SUPERRES_CLIPS], seed=seed)
     if out is not None:
         Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report

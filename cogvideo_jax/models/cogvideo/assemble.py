@@ -7,12 +7,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, read_sampling_config, write_sampling_config
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
-from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, read_labels
+from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, WeightsFolder, read_labels
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
@@ -20,7 +19,7 @@ from cogvideo_jax.runtime.weights import load_weights, save_weights
 def assemble(
     parts: dict[str, str | Path], *, text_model: str | Path, sampling_config: str | Path, out: str | Path
 ) -> Path:
-    """Copies the parts under the names that `TextToVideo.load` expects, and opens the result once.
+    """Copies the parts under the names that `WeightsFolder` expects, and opens the result once.
 
     Args:
       parts: part -> its weights.safetensors; all but super-resolution are needed.
@@ -39,7 +38,7 @@ def assemble(
         _save(out, part, tree, description)
     add_text_model(text_model, out)
     write_sampling_config(out / FILE, read_sampling_config(Path(sampling_config)))
-    TextToVideo.load(out)
+    WeightsFolder(out)
     return out
 
 

@@ -2,8 +2,11 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.cache import TokenCache
+from cogvideo_jax.interface import Encoder
 from cogvideo_jax.models.cogvideo.text import (
     FIRST_FRAME_SUFFIX,
     GUIDANCE_TEXT,
@@ -12,6 +15,8 @@ from cogvideo_jax.models.cogvideo.text import (
     fit_text_model,
     moment_phrase,
 )
+from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
+from cogvideo_jax.notation import Int, UInt8
 
 FILE = "text.model"
 
@@ -43,3 +48,22 @@ def _sentences(cache: TokenCache) -> list[str]:
     moments = [moment_phrase(eighth / 8) for eighth in range(33)]
     extras = [*phrases, *moments, GUIDANCE_TEXT, FIRST_FRAME_SUFFIX]
     return captions + extras * max(1, len(captions) // 100)
+
+
+class CodeEncoder(Encoder):
+    """What `cogvideo tokenize` encodes with: the image tokenizer, and the text model beside the cache.
+
+    Args:
+      text_model: an existing one; None fits one of `text_pieces` pieces to the captions.
+    """
+
+    def __init__(self, tokenizer: str, *, text_model: str | None, text_pieces: int):
+        self.tokenizer = load_tokenizer(tokenizer)
+        self.fingerprint = self.tokenizer.fingerprint
+        self.text_model, self.text_pieces = text_model, text_pieces
+
+    def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> Int[np.ndarray, "T N"]:
+        return np.asarray(self.tokenizer.encode(frames))
+
+    def finish(self, cache: TokenCache) -> None:
+        place_text_model(cache, self.text_model, pieces=self.text_pieces)

@@ -18,6 +18,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 
+import cogvideo_jax
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo import config as transformer_config
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, SamplingConfig, read_sampling_config
@@ -35,6 +36,7 @@ from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")
 SUPERRES, TOKENIZER = "superres", "tokenizer"
+DEMO_WEIGHTS = Path(cogvideo_jax.__file__).parent / "demo_weights"
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 
 

@@ -12,7 +12,6 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.models.cogvideo import config as presets
-from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.sampling_config import RELEASED
 from cogvideo_jax.models.cogvideo.superres import config as superres_presets
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
@@ -22,7 +21,7 @@ from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import DEMO, OFFICIAL, VQConfig
 from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
-from cogvideo_jax.models.cogvideo.weights import SUPERRES, TEXT_MODEL, WeightsFolder
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, SUPERRES, TEXT_MODEL, WeightsFolder
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 from cogvideo_jax.training.state import stored

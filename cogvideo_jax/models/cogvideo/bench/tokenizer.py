@@ -31,6 +31,18 @@ class Tokenized(NamedTuple):
     share: float
     compile_seconds: float
 
+    def cells(self) -> dict[str, str]:
+        """As text, by column."""
+        return {
+            "what": self.what,
+            "batch": f"{self.batch}",
+            "pixels": f"{self.side}",
+            "ms a frame": f"{self.ms:.2f}",
+            "GFLOP": f"{self.flops / 1e9:.2f}",
+            "of matrices": f"{self.share:.0%}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
+
 
 def measure_tokenizer(
     config: VQConfig, *, machine: Machine, what: str, batch: int, side: int, trace: str | None = None
@@ -46,19 +58,6 @@ def measure_tokenizer(
     run = (lambda: tokenizer.encode(frames)) if what == "encode" else (lambda: tokenizer.decode_float(ids))
     seconds = best_seconds(run, trace=trace) / batch
     return Tokenized(what, batch, side, 1e3 * seconds, flops, flops / seconds / machine.flops, compiled)
-
-
-def cells(row: Tokenized) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "what": row.what,
-        "batch": f"{row.batch}",
-        "pixels": f"{row.side}",
-        "ms a frame": f"{row.ms:.2f}",
-        "GFLOP": f"{row.flops / 1e9:.2f}",
-        "of matrices": f"{row.share:.0%}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }
 
 
 def operations(program: jax.stages.Compiled) -> float:

@@ -16,8 +16,9 @@ from cogvideo_jax.models.cogvideo.bench.sizes import abstract_params, random_lik
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.training.flops import transformer_flops
 from cogvideo_jax.models.cogvideo.training.transformer_step import train_step
-from cogvideo_jax.models.cogvideo.transformer.transformer import Remat, Transformer
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.nn.attention import kernel_for
+from cogvideo_jax.nn.remat import Remat
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.training.state import Split, TrainState, split_attention_plus
 
@@ -45,6 +46,18 @@ class Trained(NamedTuple):
     bytes: int
     peak: int
     compile_seconds: float
+
+    def cells(self) -> dict[str, str]:
+        """As text, by column."""
+        return {
+            "batch": f"{self.batch}",
+            "s a step": f"{self.seconds:.3f}",
+            "tokens/s": f"{self.tokens_a_second:.0f}",
+            "TFLOP/s": f"{self.flops / self.seconds / 1e12:.3f}",
+            "MFU": f"{self.mfu:.0%}",
+            "GiB": f"{max(self.bytes, self.peak) / 2**30:.2f}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
 
 
 def measure_train(
@@ -98,16 +111,3 @@ def _split(model: Transformer, dtype: str) -> Split:
     """Shapes: the base in the compute type, what trains in float32."""
     frozen, trained = split_attention_plus(abstract_params(model, jnp.dtype(dtype)))
     return Split(frozen, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained))
-
-
-def cells(row: Trained) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "batch": f"{row.batch}",
-        "s a step": f"{row.seconds:.3f}",
-        "tokens/s": f"{row.tokens_a_second:.0f}",
-        "TFLOP/s": f"{row.flops / row.seconds / 1e12:.3f}",
-        "MFU": f"{row.mfu:.0%}",
-        "GiB": f"{max(row.bytes, row.peak) / 2**30:.2f}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }

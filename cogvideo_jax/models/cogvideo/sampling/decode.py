@@ -14,6 +14,7 @@ frames before it in its own window only, so a frame can follow the one before at
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -167,9 +168,9 @@ def write_slots(
     *,
     model: Transformer,
     settings: DecodeSettings,
-    on_frame=lambda: None,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[np.ndarray, "B T N"]:
-    """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
+    """All slots of the layout: those given, then those written. `on_call` is told after each program that wrote."""
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
     slots, parallel_frames = [np.asarray(given)], settings.parallel_frames
     for slot in range(given.shape[1], model.config.layout.frames, parallel_frames):
@@ -177,8 +178,7 @@ def write_slots(
             cache = grown(cache, slot + parallel_frames, model.config)
         cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(np.asarray(frames))
-        for _ in range(parallel_frames):
-            on_frame()
+        on_call()
     return np.concatenate(slots, axis=1)
 
 

@@ -5,12 +5,16 @@ of a round are independent and go through the model in chunks of one fixed size,
 compiled program.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, write_slots
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.notation import Array, Bool, Int, Key, PyTree
+from cogvideo_jax.runtime.batching import in_chunks
 from cogvideo_jax.runtime.rng import fold
 
 
@@ -25,7 +29,7 @@ def interpolate_once(
     model: Transformer,
     settings: DecodeSettings,
     chunk: int,
-    on_frame=lambda: None,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[np.ndarray, "B 2T-1 N"]:
     """One round: 2T - 1 frames in order of time.
 
@@ -34,19 +38,21 @@ def interpolate_once(
       frames: T odd, at least 3, in order of time.
       rngs: one key a clip.
       chunk: windows that go through the model together; the last chunk is filled up with copies.
+      on_call: told after each program that wrote frames.
     """
     batch, length, _ = frames.shape
     if length < 3 or length % 2 == 0:
         raise UserError(f"interpolation needs an odd number of at least 3 frames, got {length}")
     windows = split_windows(frames)
     count = windows.shape[1]
-    windows, slots = windows.reshape(batch * count, *windows.shape[2:]), []
-    for start in range(0, len(windows), chunk):
-        rows = np.arange(start, start + chunk) % len(windows)
-        clips, numbers = np.divmod(rows, count)
-        given = text[clips], text_mask[clips], windows[rows], fold(rngs, clips, numbers)
-        slots.append(write_slots(params, *given, labels, model=model, settings=settings, on_frame=on_frame))
-    written = np.concatenate(slots)[: batch * count]
+    clips, numbers = np.divmod(np.arange(batch * count), count)
+    given = windows.reshape(batch * count, *windows.shape[2:])
+
+    def write(*rows: Array) -> Int[np.ndarray, "chunk T N"]:
+        return write_slots(params, *rows, labels, model=model, settings=settings, on_call=on_call)
+
+    rows = text[clips], text_mask[clips], given, fold(rngs, clips, numbers)
+    written = in_chunks(write, rows, rows=chunk)
     return merge_windows(written.reshape(batch, count, *written.shape[1:]))
 
 

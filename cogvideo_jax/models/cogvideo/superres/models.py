@@ -19,10 +19,11 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, shift_right
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.local_attention import Neighbourhood, attend_locally
-from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend, matrix_init, scaled_init
+from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend
 from cogvideo_jax.models.cogvideo.transformer.block import Sandwich
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.nn.init import matrix_init, scaled_init
 from cogvideo_jax.notation import Array, Bool, Float, Int
 
 

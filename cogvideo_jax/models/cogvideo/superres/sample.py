@@ -18,9 +18,10 @@ from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sampl
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
-from cogvideo_jax.runtime.mesh import round_up
+from cogvideo_jax.runtime.batching import in_chunks
 
 DIRECT = Strategy(temperature=1.0, top_clusters=6, token_temperature=0.6)  # of the release
+AT_ONCE = dict(warmup=1, block=(1, 0))  # all fine tokens in one pass, as in the released pipeline
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six rounds
 
 # Round r masks and draws again where the pattern is r or more; the rest of the picture repeats it (2022 code).
@@ -125,7 +126,7 @@ def superres_direct(
     model: DirectSuperResolution,
     settings: DirectSettings,
     rows_per_call: int,
-    on_part: Callable[[], Any] = lambda: None,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[Array, "B N"]:
     """Fine ids of pictures given as coarse ids.
 
@@ -134,10 +135,10 @@ def superres_direct(
       rngs: one key a row.
       labels: cluster of every image code.
       rows_per_call: pictures in memory at a time.
-      on_part: called when as many are done.
+      on_call: told after each call.
     """
     call = functools.partial(direct_program, params, labels, model=model, settings=settings)
-    return _in_parts(call, (text, text_mask, coarse, rngs), rows_per_call=rows_per_call, on_part=on_part)
+    return in_chunks(call, (text, text_mask, coarse, rngs), rows=rows_per_call, on_call=on_call)
 
 
 def superres_iterative(
@@ -156,7 +157,7 @@ def superres_iterative(
     def last_round(*part):
         return refinement_rounds(params, *part, model=model, settings=settings)[-1]
 
-    return _in_parts(last_round, (text, text_mask, fine, rngs), rows_per_call=rows_per_call)
+    return in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
@@ -229,28 +230,3 @@ def _draw_everywhere(
 
 def _fold(rngs: Key[Array, "B"], number: Int[Array, ""]) -> Key[Array, "B"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, number)
-
-
-def _in_parts(
-    call: Callable[..., Array],
-    arrays: tuple[Array, ...],
-    *,
-    rows_per_call: int,
-    on_part: Callable[[], Any] = lambda: None,
-) -> Array:
-    """Calls with equal parts of all rows; the last part is filled up with its last row, whose copies are cut off."""
-    if rows_per_call < 1:
-        raise UserError(f"rows_per_call must be at least 1, got {rows_per_call}")
-    rows = arrays[0].shape[0]
-    size = round_up(min(rows_per_call, rows))
-    parts = []
-    for start in range(0, rows, size):
-        index = np.minimum(np.arange(start, start + size), rows - 1)
-        parts.append(np.asarray(call(*_rows(arrays, index))))
-        on_part()
-    return np.concatenate(parts)[:rows]
-
-
-@jax.jit
-def _rows(arrays: tuple[Array, ...], index: Int[Array, "n"]) -> tuple[Array, ...]:
-    return tuple(array[index] for array in arrays)

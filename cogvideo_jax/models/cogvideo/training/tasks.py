@@ -33,10 +33,11 @@ from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, 
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.training import examples, inherit, superres_step, transformer_step
 from cogvideo_jax.models.cogvideo.training.vq_step import init_vq_state, vq_state_shardings, vq_train_step
-from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Remat, Transformer
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer
 from cogvideo_jax.models.cogvideo.vq.config import config_from_dict
 from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
 from cogvideo_jax.nn.attention import Kernel, kernel_for
+from cogvideo_jax.nn.remat import Remat
 from cogvideo_jax.notation import Array, Key, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes

@@ -11,6 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.nn.init import matrix_init, partitioned
 from cogvideo_jax.nn.quantized import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.runtime.mesh import constrain
@@ -117,16 +118,3 @@ class Projections(nn.Module):
         context = constrain(context, "batch", "length", "heads", "kv")
         out = self.out_kernel.multiply("blak,akd->bld", context) + self.out_bias.astype(self.dtype)
         return constrain(out, "batch", "length", "width")
-
-
-matrix_init = nn.initializers.normal(0.02)
-
-
-def scaled_init(layers: int) -> nn.initializers.Initializer:
-    """N(0, 0.02 / sqrt(2 * layers)), for matrices of the base that write to the residual stream."""
-    return nn.initializers.normal(0.02 / (2 * layers) ** 0.5)
-
-
-def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
-    """Names the logical axes of a parameter; runtime/mesh.py maps them to mesh axes."""
-    return nn.with_logical_partitioning(init, axes)

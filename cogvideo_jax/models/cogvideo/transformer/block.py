@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
-from cogvideo_jax.models.cogvideo.transformer.attention import Projections, matrix_init, partitioned, scaled_init
+from cogvideo_jax.models.cogvideo.transformer.attention import Projections
 from cogvideo_jax.models.cogvideo.transformer.cache import LayerCache
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.temporal import temporal_attention
 from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.init import matrix_init, partitioned, scaled_init
 from cogvideo_jax.nn.quantized import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float, Int
 from cogvideo_jax.runtime.mesh import constrain

@@ -4,7 +4,6 @@ Training and sampling share its functions: `__call__` reads whole sequences, `pr
 `step` reads one token per frame against that cache. A test compares every step with the whole pass.
 """
 
-from enum import StrEnum
 from typing import Any
 
 import flax.linen as nn
@@ -14,27 +13,14 @@ import jax.numpy as jnp
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
-from cogvideo_jax.models.cogvideo.transformer.attention import matrix_init, partitioned
 from cogvideo_jax.models.cogvideo.transformer.block import Block, Call, layer_norm
 from cogvideo_jax.models.cogvideo.transformer.cache import Cache
 from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.init import matrix_init, partitioned
 from cogvideo_jax.nn.quantized import Matrix, quantize
+from cogvideo_jax.nn.remat import POLICIES, Remat
 from cogvideo_jax.notation import Array, Bool, Float, Int, PyTree
 from cogvideo_jax.runtime.mesh import constrain
-
-
-class Remat(StrEnum):
-    """Parts of a layer that the backward pass recomputes to save memory, for at most one more forward pass."""
-
-    NOTHING = "nothing"
-    ALL_BUT_MATRICES = "all_but_matrices"  # keeps products with weights, which are most of the arithmetic
-    EVERYTHING = "everything"
-
-
-POLICIES = {
-    Remat.ALL_BUT_MATRICES: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    Remat.EVERYTHING: jax.checkpoint_policies.nothing_saveable,
-}
 
 
 class Backbone(nn.Module):
