@@ -6,10 +6,10 @@ matrix_init = nn.initializers.normal(0.02)
 
 
 def scaled_init(layers: int) -> nn.initializers.Initializer:
-    """N(0, 0.02 / sqrt(2 G)), for the matrices that write to the residual stream of the base."""
+    """N(0, 0.02 / sqrt(2 * layers)), for matrices that write to the residual stream."""
     return nn.initializers.normal(0.02 / (2 * layers) ** 0.5)
 
 
 def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
-    """Names the logical axes of a parameter; runtime/mesh.py decides where they lie."""
+    """Names the logical axes of a parameter; runtime/mesh.py maps them to mesh axes."""
     return nn.with_logical_partitioning(init, axes)

@@ -1,4 +1,4 @@
-"""What of a layer is computed again in the backward pass instead of being kept."""
+"""Rematerialisation: parts of a layer that the backward pass recomputes instead of keeping them."""
 
 from enum import StrEnum
 
@@ -6,10 +6,10 @@ import jax
 
 
 class Remat(StrEnum):
-    """What of a layer is computed again in the backward pass, to save memory for at most one forward pass more."""
+    """Parts of a layer that the backward pass recomputes to save memory, for at most one more forward pass."""
 
     NOTHING = "nothing"
-    ALL_BUT_MATRICES = "all_but_matrices"  # keeps what was multiplied by weights: most of the arithmetic
+    ALL_BUT_MATRICES = "all_but_matrices"  # keeps products with weights, which are most of the arithmetic
     EVERYTHING = "everything"
 
 

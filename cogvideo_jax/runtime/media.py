@@ -22,12 +22,12 @@ Frames = UInt8[np.ndarray, "T H W 3"]
 Shown = tuple[float, float, Image.Image]  # a picture and when it is shown: from, until (seconds)
 
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
 READ_ERRORS = (OSError, ValueError, EOFError, SyntaxError, IndexError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
 DEFAULT_DURATION = 0.1  # seconds; what browsers show a gif frame for that states none
 LABEL_HEIGHT = 14
+SHEET_GREY = (128, 128, 128)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -179,27 +179,40 @@ def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
 
 
 def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Sequence[str] = ()) -> None:
-    """A PNG with one row of frames for each clip; `labels` (one for each clip, or none) stand above the rows.
+    """A PNG of frames: one clip as a near-square grid in reading order, several clips as one row each.
 
+    Args:
+      labels: one for each clip, written above its frames; or none.
     Raises:
       UserError: clips of another kind or of unequal frame size, or the file cannot be written.
     """
     clips = [_checked(clip, 1.0) for clip in clips]
     if len({clip.shape[1:] for clip in clips}) != 1 or len(labels) not in (0, len(clips)):
         raise UserError(f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips")
-    height, width = clips[0].shape[1:3]
     head = LABEL_HEIGHT if labels else 0
-    columns = max(len(clip) for clip in clips)
-    sheet = Image.new("RGB", (columns * (width + 1) - 1, len(clips) * (height + head + 1) - 1), (128, 128, 128))
-    for row, clip in enumerate(clips):
-        top = row * (height + head + 1)
-        for column, frame in enumerate(clip):
-            sheet.paste(Image.fromarray(frame), (column * (width + 1), top + head))
+    columns = math.ceil(math.sqrt(len(clips[0]))) if len(clips) == 1 else max(len(clip) for clip in clips)
+    grids = [_grid(clip, columns) for clip in clips]
+    total = sum(head + grid.height + 1 for grid in grids) - 1
+    sheet, top = Image.new("RGB", (grids[0].width, total), SHEET_GREY), 0
+    for index, grid in enumerate(grids):
+        sheet.paste(grid, (0, top + head))
         if labels:  # Pillow's own font has no Chinese
-            text = labels[row].encode("latin-1", "replace").decode("latin-1")
+            text = labels[index].encode("latin-1", "replace").decode("latin-1")
             ImageDraw.Draw(sheet).text((2, top + 1), text, fill="white")
+        top += grid.height + head + 1
     with _whole_file(path) as part:
         sheet.save(part, format="PNG")
+
+
+def _grid(clip: Frames, columns: int) -> Image.Image:
+    """Frames in rows of `columns`, one grey pixel between them."""
+    height, width = clip.shape[1:3]
+    rows = math.ceil(len(clip) / columns)
+    grid = Image.new("RGB", (columns * (width + 1) - 1, rows * (height + 1) - 1), SHEET_GREY)
+    for index, frame in enumerate(clip):
+        row, column = divmod(index, columns)
+        grid.paste(Image.fromarray(frame), (column * (width + 1), row * (height + 1)))
+    return grid
 
 
 @contextlib.contextmanager

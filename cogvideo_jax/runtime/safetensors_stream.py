@@ -1,6 +1,6 @@
-"""Safetensors files that are larger than memory: written piece by piece, read slice by slice.
+"""Safetensors files that are larger than memory: written chunk by chunk, read slice by slice.
 
-In: types and shapes of all leaves, then their data in pieces. Out: a file that the safetensors library reads.
+In: types and shapes of all leaves, then their data in chunks. Out: a file that the safetensors library reads.
 """
 
 import json
@@ -45,16 +45,16 @@ def write_stream(
     path: str | Path,
     leaves: dict[str, Leaf],
     *,
-    pieces: Callable[[str], Iterable[np.ndarray]],
+    chunks: Callable[[str], Iterable[np.ndarray]],
     metadata: dict[str, str],
 ) -> None:
-    """Writes a file of any size; no more than one piece is in memory. It has its name only once it is complete.
+    """Writes a file of any size; no more than one chunk is in memory. It has its name only once it is complete.
 
     Args:
-      pieces: name -> arrays of the leaf's type that fill it from its first byte to its last.
+      chunks: name -> arrays of the leaf's type that fill it from its first byte to its last.
 
     Raises:
-      UserError: pieces of another type, or too few or too many of them.
+      UserError: chunks of another type, or too few or too many of them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,7 +64,7 @@ def write_stream(
         with draft.open("wb") as file:
             file.write(_header({name: leaves[name] for name in order}, metadata))
             for name in order:
-                _write_leaf(file, name, leaves[name], pieces(name))
+                _write_leaf(file, name, leaves[name], chunks(name))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -122,11 +122,11 @@ def _header(leaves: dict[str, Leaf], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, pieces: Iterable[np.ndarray]) -> None:
+def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, chunks: Iterable[np.ndarray]) -> None:
     written = 0
-    for piece in pieces:
-        if piece.dtype != leaf.dtype:
-            raise UserError(f"{name} is {leaf.dtype}, but a piece of it is {piece.dtype}")
-        written += file.write(as_bytes(piece))
+    for chunk in chunks:
+        if chunk.dtype != leaf.dtype:
+            raise UserError(f"{name} is {leaf.dtype}, but a chunk of it is {chunk.dtype}")
+        written += file.write(as_bytes(chunk))
     if written != leaf.nbytes:
-        raise UserError(f"{name} has {leaf.nbytes} bytes, but its pieces have {written}")
+        raise UserError(f"{name} has {leaf.nbytes} bytes, but its chunks have {written}")

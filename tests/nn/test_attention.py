@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.nn.attention import Kernel, kernel_for
@@ -56,6 +57,13 @@ def test_cudnn_attention_equals_the_plain_one(window):
     config = tiny.config(tiny.KEYFRAMES, window=window, layers=2)
     plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.CUDNN))
     np.testing.assert_allclose(fused, plain, atol=5e-2)
+
+
+def test_a_fused_kernel_refuses_to_weight_the_text():
+    config = tiny.config(tiny.KEYFRAMES, layers=2)
+    model, inputs = Transformer(config, kernel=Kernel.INTERPRETED), tiny.random_batch(config)
+    with pytest.raises(UserError, match=r"attention=interpreted cannot weight the text .* use attention=xla"):
+        jax.eval_shape(lambda rng: model.init(rng, *inputs, text_log_weight=1.0), jax.random.key(0))
 
 
 def test_auto_is_the_fastest_there():

@@ -9,7 +9,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.models.cogvideo.convert import transformer_names
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.training.losses import token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus, project
+from cogvideo_jax.nn.quantized import Matrix
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
 
@@ -42,7 +43,7 @@ def case(request):
         losses = token_losses(logits, frames)
         return losses[:, layout.first_loss_slot :].mean(), (
             losses,
-            model.apply(variables, hidden, method=Transformer.all_logits),
+            project(hidden, Matrix(variables["params"]["token_table"]), jnp.float32),
         )
 
     (loss, (losses, logits)), gradients = jax.value_and_grad(forward, has_aux=True)(added)

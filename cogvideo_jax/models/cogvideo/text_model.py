@@ -1,4 +1,4 @@
-"""The text model that belongs to a token cache: fitted to its captions, or an existing one copied beside it."""
+"""Text model of a token cache: fitted to its captions, or copied from an existing one."""
 
 from pathlib import Path
 
@@ -22,11 +22,11 @@ FILE = "text.model"
 
 
 def place_text_model(cache: TokenCache, existing: str | Path | None, *, pieces: int) -> Path:
-    """Writes `text.model` into the cache's folder, unless it is there already.
+    """Writes `text.model` into the cache's folder, unless it exists.
 
     Args:
       cache: a finished cache.
-      existing: a SentencePiece model to use, e.g. the one of weights that are to be trained further.
+      existing: a SentencePiece model to use, e.g. that of weights to be trained further.
       pieces: size of a newly fitted model.
     """
     path = cache.path / FILE
@@ -36,13 +36,13 @@ def place_text_model(cache: TokenCache, existing: str | Path | None, *, pieces: 
         return path
     else:
         model = fit_text_model(_sentences(cache), pieces=pieces)
-    TextTokenizer(model, image_codes=1)  # refuses what is no text model
+    TextTokenizer(model, image_codes=1)  # raises UserError if it is not a text model
     path.write_bytes(model)
     return path
 
 
 def _sentences(cache: TokenCache) -> list[str]:
-    """Captions, with and without what stands around them in training."""
+    """Captions, with and without the phrases that training puts around them."""
     captions = [text for row in range(len(cache)) for text in cache[row].texts]
     phrases = [duration_phrase(fps) for fps in frame_rate.PRESET_RATES]
     moments = [moment_phrase(eighth / 8) for eighth in range(33)]

@@ -88,7 +88,7 @@ def test_a_part_that_is_there_is_never_overwritten(tmp_path):
     one, _, _ = stage_files(tmp_path, change=None)
     convert(one, tmp_path / "ours")
     before = (tmp_path / "ours" / "stage1.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"has stage1.safetensors already"):
+    with pytest.raises(ValueError, match=r"already has stage1.safetensors"):
         convert(one, tmp_path / "ours")
     assert (tmp_path / "ours" / "stage1.safetensors").read_bytes() == before
 

@@ -1,7 +1,7 @@
 """Sizes of an official transformer: from `model_config.json`, else from shapes, else those of the release.
 
-In: an open checkpoint and its part. Out: the configuration that our model needs; and the way back. Keys have their
-official names (see `settings.py`).
+In: an open checkpoint and its part. Out: the configuration of our model; and back. Keys have their official names (see
+`settings.py`).
 """
 
 import dataclasses
@@ -20,9 +20,9 @@ from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolu
 
 Config = TransformerConfig | SuperResolutionConfig
 
-HEAD_SIZE = 64  # of every released transformer; shapes do not tell it
+HEAD_SIZE = 64  # of every released transformer; cannot be read off shapes
 BOI = "<start_of_image>"
-LARGEST = {"num_layers": 1000}  # what a crafted file could otherwise make us enumerate
+LARGEST = {"num_layers": 1000}  # limits, so that a crafted file cannot make us enumerate forever
 RELEASED = {
     Part.BASE: video_presets.cogview2,
     Part.STAGE1: video_presets.cogvideo_stage1,
@@ -35,13 +35,13 @@ ADDED_POSITIONS = "mixins.extra_position_embedding.position_embeddings.weight"
 
 
 def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Config:
-    """The configuration; where `model_config.json` and shapes disagree, the former is what is expected.
+    """Configuration of a transformer; `model_config.json` goes before shapes.
 
     Args:
-      heads: attention heads, where neither `model_config.json` nor the usual head size tells them.
+      heads: attention heads, if neither `model_config.json` nor the usual head size gives them.
 
     Raises:
-      ConversionError: sizes that are unknown, are no numbers, or do not fit together.
+      ConversionError: sizes that are unknown, are not numbers, or do not fit together.
     """
     released = RELEASED[part]()
     try:
@@ -52,11 +52,11 @@ def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Con
     except ConversionError:
         raise
     except ValueError as error:
-        raise ConversionError(f"{checkpoint.source} has sizes that are no {part}: {error}") from error
+        raise ConversionError(f"{checkpoint.source} does not have the sizes of {part}: {error}") from error
 
 
 def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict:
-    """What all transformers have."""
+    """Sizes that all transformers have."""
     width = _number(checkpoint, "hidden_size", _side(checkpoint, TOKEN_TABLE, 1))
     usual = 0 if width % HEAD_SIZE else width // HEAD_SIZE
     layers = {m[1] for name in checkpoint.leaves if (m := re.match(r"transformer\.layers\.(\d{1,6})\.", name))}
@@ -127,7 +127,7 @@ def _superres(checkpoint: Checkpoint, released: SuperResolutionConfig) -> dict:
 
 
 def _told(checkpoint: Checkpoint, key: str, otherwise: Any) -> Any:
-    """A setting, or what else is known where the file leaves it open."""
+    """A setting of `model_config.json`, or `otherwise` where the file has none."""
     return checkpoint.settings.get(key, otherwise)
 
 
@@ -136,19 +136,19 @@ def _number(checkpoint: Checkpoint, key: str, otherwise: int) -> int:
     value, largest = _told(checkpoint, key, otherwise), LARGEST.get(key, 10**7)
     if not 0 < value <= largest:
         raise ConversionError(
-            f"{checkpoint.source} does not tell its {key}: got {value!r}, expected a number up to {largest}"
+            f"{checkpoint.source} has no usable {key}: got {value!r}, expected a number up to {largest}"
         )
     return value
 
 
 def _side(checkpoint: Checkpoint, name: str, axis: int) -> int:
-    """Length of one axis of an array; 0 if there is none."""
+    """Length of one axis of an array; 0 if there is no such array."""
     shape = checkpoint.leaves[name].shape if name in checkpoint.leaves else ()
     return shape[axis] if axis < len(shape) else 0
 
 
 def _layout(checkpoint: Checkpoint, otherwise: list[int], *, at_least: int) -> list[int]:
-    """Where text, and each picture or grid, end in the sequence."""
+    """Ends of the text and of each picture or grid in the sequence."""
     layout = _told(checkpoint, "layout", otherwise)
     if len(layout) < at_least or sorted(set(layout)) != layout or layout[-1] >= 10**6:
         raise ConversionError(
@@ -159,12 +159,12 @@ def _layout(checkpoint: Checkpoint, otherwise: list[int], *, at_least: int) -> l
 
 def _square_root(checkpoint: Checkpoint, tokens: int, what: str) -> int:
     if tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
-        raise ConversionError(f"{checkpoint.source} has {tokens} {what}, which are no square grid")
+        raise ConversionError(f"{checkpoint.source} has {tokens} {what}, which do not form a square grid")
     return math.isqrt(tokens)
 
 
 def to_settings(config: Config, part: Part) -> dict:
-    """What `model_config.json` says of a configuration; `read_config` gives it back."""
+    """Contents of `model_config.json` for a configuration; the inverse of `read_config`."""
     settings = {
         "num_layers": config.layers,
         "hidden_size": config.width,

@@ -1,4 +1,4 @@
-"""A part of a folder of weights -> the official names, so that what was trained here can be used with the 2022 code.
+"""Exports a part of a folder of weights under the official names, for use with the 2022 code.
 
 In: the folder and the part. Out, by the target's name: a SAT folder (latest, model_config.json, one .pt), a .pt file,
 or safetensors. One array is in memory at a time, every bit is kept, and an interrupted export leaves nothing.
@@ -19,13 +19,13 @@ from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
 from cogvideo_jax.models.cogvideo.convert.sizes import to_settings
-from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, restore
+from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, to_official_layout
 from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
 
-ITERATION = "1"  # what `latest` says, and the folder that the weights lie in
-PIECE = 16 << 20  # bytes of a table that are in memory at a time
+ITERATION = "1"  # the content of `latest`, and the name of the folder of weights
+CHUNK = 16 << 20  # bytes of a table in memory at a time
 
 
 class Official(NamedTuple):
@@ -33,29 +33,29 @@ class Official(NamedTuple):
 
     Attributes:
       leaves: official name -> type and shape.
-      pieces: official name -> its data, in pieces.
+      chunks: official name -> its data, in chunks.
       settings: of `model_config.json`; empty for the tokenizer.
     """
 
     leaves: dict[str, Leaf]
-    pieces: Callable[[str], Iterator[np.ndarray]]
+    chunks: Callable[[str], Iterator[np.ndarray]]
     settings: dict
 
 
 def convert_back(folder: str | Path, target: str | Path, *, part: str) -> Path:
-    """Writes one part under its official names.
+    """Writes a part under its official names.
 
     Args:
       target: a new folder, or a file that ends in .pt or .safetensors.
 
     Raises:
-      ConversionError: one sentence; the part is not there, is damaged or does not fit, or the target exists.
+      ConversionError: the part is missing, damaged or does not fit, or the target exists.
     """
     folder, target, part = Path(folder), Path(target), Part(part)
     if target.exists():
         raise ConversionError(f"{target} exists; choose another name")
     if part == Part.TOKENIZER and target.suffix not in (".pt", ".safetensors"):
-        raise ConversionError(f"the official tokenizer is one file; let {target} end in .pt or .safetensors")
+        raise ConversionError(f"the official tokenizer is one file; {target} must end in .pt or .safetensors")
     official = _tokenizer(folder) if part == Part.TOKENIZER else _transformer(folder, part)
     check_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -72,15 +72,15 @@ def convert_back(folder: str | Path, target: str | Path, *, part: str) -> Path:
 def _write(official: Official, path: Path) -> None:
     if path.suffix == ".safetensors":
         metadata = {SETTINGS: json.dumps(official.settings)} if official.settings else {}
-        write_stream(path, official.leaves, pieces=official.pieces, metadata=metadata)
+        write_stream(path, official.leaves, chunks=official.chunks, metadata=metadata)
     elif path.suffix == ".pt":
-        write_torch_file(path, official.leaves, pieces=official.pieces)
+        write_torch_file(path, official.leaves, chunks=official.chunks)
     else:
         (path / ITERATION).mkdir(parents=True)
         (path / LATEST).write_text(ITERATION)
         (path / SETTINGS).write_text(json.dumps(official.settings, indent=1))
         rank = path / ITERATION / "mp_rank_00_model_states.pt"
-        write_torch_file(rank, official.leaves, pieces=official.pieces)
+        write_torch_file(rank, official.leaves, chunks=official.chunks)
 
 
 def _transformer(folder: Path, part: Part) -> Official:
@@ -99,17 +99,17 @@ def _transformer(folder: Path, part: Part) -> Official:
         for layer, official in enumerate(names_of(rule, config.layers))
     }
 
-    def pieces(official: str) -> Iterator[np.ndarray]:
+    def chunks(official: str) -> Iterator[np.ndarray]:
         name, layer = places[official]
-        if layer is None:  # tables, arranged as they are, and larger than all else
-            step = max(1, PIECE * leaves[name].shape[0] // leaves[name].nbytes)
+        if layer is None:  # tables, which keep their layout and are the largest arrays
+            step = max(1, CHUNK * leaves[name].shape[0] // leaves[name].nbytes)
             for row in range(0, leaves[name].shape[0], step):
                 yield read_leaf(files[name], name, slice(row, min(row + step, leaves[name].shape[0])))
         else:
-            yield restore(read_leaf(files[name], name, slice(layer, layer + 1))[0], rules[name].kind, config)
+            yield to_official_layout(read_leaf(files[name], name, slice(layer, layer + 1))[0], rules[name].kind, config)
 
     official = {key: Leaf(leaves[name].dtype, official_shape(rules[name], config)) for key, (name, _) in places.items()}
-    return Official(official, pieces, to_settings(config, part))
+    return Official(official, chunks, to_settings(config, part))
 
 
 def _tokenizer(folder: Path) -> Official:
@@ -121,10 +121,10 @@ def _tokenizer(folder: Path) -> Official:
     check_leaves(leaves, {ours[name]: place.shape for name, place in table.items()}, source=path)
     official = {name: Leaf(leaves[ours[name]].dtype, vq_names.official_shape(place)) for name, place in table.items()}
 
-    def pieces(name: str) -> Iterator[np.ndarray]:
-        yield vq_names.restore(read_leaf(path, ours[name]), table[name])
+    def chunks(name: str) -> Iterator[np.ndarray]:
+        yield vq_names.to_official_layout(read_leaf(path, ours[name]), table[name])
 
-    return Official(official, pieces, {})
+    return Official(official, chunks, {})
 
 
 def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], Description]:

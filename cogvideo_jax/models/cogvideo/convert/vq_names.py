@@ -1,8 +1,7 @@
 """Names of the released image tokenizer (`ice_image.pt`, key `module`) and their places in our tree.
 
-`name_table(config)` is the whole map: released name -> path in {"networks": ..., "codebook": ...}, and the
-axes that turn the released array into ours (a convolution is stored output-input-row-column and becomes
-row-column-input-output).
+`name_table(config)` maps each released name to its path in {"networks": ..., "codebook": ...} and to the transposition
+of its axes: a released convolution is (output, input, row, column), ours is (row, column, input, output).
 """
 
 from typing import NamedTuple
@@ -29,7 +28,7 @@ CODEBOOK = {"embed.weight": "vectors", "cluster_size": "cluster_size", "embed_av
 
 
 class Place(NamedTuple):
-    """Where a released array goes: path in our tree, shape there, transposition (None: as it is)."""
+    """Place of a released array: path in our tree, shape there, transposition (None: unchanged)."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -37,7 +36,7 @@ class Place(NamedTuple):
 
 
 def name_table(config: VQConfig) -> dict[str, Place]:
-    """Every array of a tokenizer with these sizes: released name -> place."""
+    """Places of all arrays of a tokenizer, by released name."""
     layers, shapes, table = _layer_names(config), expected_shapes(config), {}
     for path, shape in ((tuple(name.split("/")), shape) for name, shape in shapes.items()):
         if path[0] == "networks":
@@ -54,13 +53,13 @@ def official_shape(place: Place) -> tuple[int, ...]:
     return place.shape if place.axes is None else tuple(place.shape[axis] for axis in np.argsort(place.axes))
 
 
-def arrange(array: np.ndarray, place: Place) -> np.ndarray:
-    """A released array with our order of axes."""
+def to_our_layout(array: np.ndarray, place: Place) -> np.ndarray:
+    """Rearranges a released array to our layout."""
     return array if place.axes is None else array.transpose(place.axes)
 
 
-def restore(array: np.ndarray, place: Place) -> np.ndarray:
-    """The inverse of `arrange`."""
+def to_official_layout(array: np.ndarray, place: Place) -> np.ndarray:
+    """The inverse of `to_our_layout`."""
     return array if place.axes is None else array.transpose(np.argsort(place.axes))
 
 
@@ -79,7 +78,10 @@ def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
             faults.append(f"misshapen {name}: {shape}, expected {expected}")
     if faults:
         raise UserError("image tokenizer does not fit its config: " + "; ".join(faults))
-    flat = {place.path: np.ascontiguousarray(arrange(np.asarray(arrays[name]), place)) for name, place in table.items()}
+    flat = {
+        place.path: np.ascontiguousarray(to_our_layout(np.asarray(arrays[name]), place))
+        for name, place in table.items()
+    }
     tree = flax.traverse_util.unflatten_dict(flat)
     return {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
 
@@ -89,17 +91,20 @@ def to_official(params: dict, config: VQConfig) -> dict[str, np.ndarray]:
     codebook: PyTree = {field: getattr(params["codebook"], field) for field in CODEBOOK.values()}
     flat = flax.traverse_util.flatten_dict({"networks": params["networks"], "codebook": codebook})
     table = name_table(config)
-    return {name: np.ascontiguousarray(restore(np.asarray(flat[place.path]), place)) for name, place in table.items()}
+    return {
+        name: np.ascontiguousarray(to_official_layout(np.asarray(flat[place.path]), place))
+        for name, place in table.items()
+    }
 
 
 def _layer_names(config: VQConfig) -> dict[tuple[str, ...], str]:
-    """Our layer -> released layer; shortcuts and attention are listed wherever they could be."""
+    """Our layer -> released layer; shortcuts and attention are listed in all possible places."""
     layers = {("project",): "quantize.proj"}
     layers |= _half_names(("encoder",), "enc", len(config.encoder_multipliers), config.encoder_res_blocks, "down")
     for index, rate in enumerate(config.rates[1:]):
         layers[(f"down_sampler_{rate}", "conv")] = f"down_samplers.{index}.conv_down_sampler.conv"
     for index, rate in enumerate(config.rates):
-        theirs = f"decs.{len(config.rates) - 1 - index}"  # the released list begins with the lowest resolution
+        theirs = f"decs.{len(config.rates) - 1 - index}"  # the released list starts with the lowest resolution
         levels = len(config.decoder_multipliers[index])
         layers |= _half_names((f"decoder_{rate}",), theirs, levels, config.decoder_res_blocks, "up")
     return layers
