@@ -49,14 +49,20 @@ def _open_weights(options):
 def train(options, overrides: list[str]) -> int:
     from cogvideo_jax.runtime.processes import aborting, join
     from cogvideo_jax.training import loop
-    from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.config_files import read_config
 
-    config = load_config(options.config, overrides)
+    config, task = read_config(options.config, overrides, _tasks_of)
+    if options.check:
+        task.check(config)
+        print(f"{options.config} is valid, and the files that it names fit")
+        return 0
+    if options.workdir is None:
+        raise UserError("say where checkpoints and weights go: --workdir FOLDER")
     if options.distributed:
         join()
     try:
         with aborting() if options.distributed else contextlib.nullcontext():
-            weights = loop.train(config, options.workdir)
+            weights = loop.train(config, options.workdir, task.build)
     except loop.Interrupted as stop:
         print(f"cogvideo train: {stop}", file=sys.stderr)
         return 130
@@ -66,15 +72,24 @@ def train(options, overrides: list[str]) -> int:
 
 def plan_train(options, overrides: list[str]) -> int:
     from cogvideo_jax.training.compile_report import describe, estimate_step
-    from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.config_files import read_config
     from cogvideo_jax.training.loop import plan
 
-    config = load_config(options.config, overrides)
+    config, task = read_config(options.config, overrides, _tasks_of)
     if options.topology is None:
-        return _show_plan(plan(config))
-    report = estimate_step(config, options.topology)
+        return _show_plan(plan(config, task.build))
+    report = estimate_step(config, task, options.topology)
     print(describe(report))
     return 0 if report.fits else 2
+
+
+def _tasks_of(family: str):
+    """Tasks of a family by name."""
+    from cogvideo_jax.models.cogvideo.training.tasks import TASKS
+
+    if family != "cogvideo":
+        raise UserError(f"family is {family!r}; it should be cogvideo")
+    return TASKS
 
 
 def plan_generate(options, _) -> int:

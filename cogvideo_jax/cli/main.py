@@ -42,10 +42,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_train(choices, run) -> None:
     train = choices.add_parser("train", help="train one part", description="Any key: --config.KEY=VALUE")
     train.add_argument("--config", required=True, help="a file of configs/")
-    train.add_argument("--workdir", required=run is commands.train, help="checkpoints, metrics and weights go here")
+    train.add_argument("--workdir", help="checkpoints, metrics and weights go here")
     if run is commands.plan_train:
         train.add_argument("--topology", help="compile for TPUs that are not here, e.g. v5e:16x16 or 2*v5p:4x4x4")
     if run is commands.train:
+        train.add_argument("--check", action="store_true", help="only check the config and the files that it names")
         train.add_argument("--distributed", action="store_true", help="as one of the processes that launch/ starts")
     train.set_defaults(run=run)
 

@@ -6,7 +6,7 @@ and every example its own random generator, both from `seed` and the place alone
 same batches however many they are, and a run may go on with another number of them; the batch size must stay.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -15,10 +15,10 @@ import numpy as np
 from cogvideo_jax.data.cache import TokenClip
 from cogvideo_jax.data.clips import Clip, ReadableClips
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.training.examples import Example, FineExample
 from cogvideo_jax.notation import Int, UInt8
 
-MakeExample = Callable[[TokenClip, np.random.Generator], Example | FineExample]
+Example = Mapping[str, np.ndarray]  # arrays by name
+MakeExample = Callable[[TokenClip, np.random.Generator], Example]
 
 READ_THREADS = 2
 PREFETCHED = 64  # examples read ahead by these threads, in whole batches
@@ -33,23 +33,22 @@ def token_batches(
     batch_size: int,
     seed: int,
     rows: Int[np.ndarray, "b"] | None = None,
-) -> grain.DatasetIterator[Example | FineExample]:
+) -> grain.DatasetIterator[Example]:
     """Batches of training examples.
 
     Args:
       cache: a TokenCache.
-      make_example: one of examples.py with all but (clip, rng) filled in, e.g. by functools.partial.
+      make_example: arrays of one example of a clip.
       batch_size: examples of all processes together.
       seed: order of the clips and randomness of the examples.
       rows: which of a batch are read here; by default all.
     Returns:
-      An iterator of dicts of arrays with a leading batch axis, e.g. text int32 [b, S], text_mask bool [b, S],
-      frames int32 [b, T, N].
+      An iterator of dicts of the same arrays with a leading batch axis.
     """
     examples = _endless(cache, make_example, seed=seed)
     rows = np.arange(batch_size) if rows is None else rows
 
-    def batch(step: int) -> Example | FineExample:
+    def batch(step: int) -> Example:
         drawn = [examples[step * batch_size + int(row)] for row in rows]
         return {key: np.stack([example[key] for example in drawn]) for key in drawn[0]}
 
