@@ -16,11 +16,11 @@ from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layou
 from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer, fit_text_model
+from cogvideo_jax.models.cogvideo.training.parameters import split_attention_plus
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.config import DEMO
 from cogvideo_jax.models.cogvideo.vq.networks import init_networks
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.training.state import split_attention_plus
 
 CODES, GRID, PIXELS, TEXT_LENGTH = 32, 4, 16, 16
 SENTENCES = [
