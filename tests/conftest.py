@@ -1,7 +1,7 @@
 """Tests run on the CPU in two processes that share one compilation cache, and compile with few optimisations.
 
-What is tested is nearly always arithmetic on tiny arrays, which takes less time than compiling it well. Where numbers are
-compared with those of the released code, the fixture `full_optimisation` turns optimisations on.
+What is tested is nearly always arithmetic on tiny arrays, which takes less time than compiling it well. Where numbers
+are compared with those of the released code, the fixture `full_optimisation` turns optimisations on.
 """
 
 import os
