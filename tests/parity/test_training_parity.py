@@ -1,5 +1,7 @@
 """Golden files b: logits, losses and gradients of the released training model, both stages, full and windowed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,7 +37,8 @@ def case(request):
     inputs = shift_right(jnp.asarray(frames), boi=config.boi)
 
     @jax.jit
-    def forward(added):
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def forward(added, frozen):
         variables = {"params": unflatten_dict(frozen | added)}
         hidden = model.apply(variables, text, mask, inputs)
         logits = model.apply(variables, hidden[:, text_length:], method=Transformer.image_logits)
@@ -45,7 +48,7 @@ def case(request):
             model.apply(variables, hidden, method=Transformer.all_logits),
         )
 
-    (loss, (losses, logits)), gradients = jax.value_and_grad(forward, has_aux=True)(added)
+    (loss, (losses, logits)), gradients = forward(added, frozen)
     back = layout.slot_of_time()
     frame_logits = logits[:, text_length:].reshape(*frames.shape, -1)[:, back]
     logits = np.concatenate([logits[:, :text_length], frame_logits.reshape(len(text), layout.image_length, -1)], axis=1)
