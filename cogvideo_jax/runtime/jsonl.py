@@ -7,7 +7,7 @@ from absl import logging
 
 
 def read_lines(path: Path) -> list[dict]:
-    """Readable JSON lines of an earlier run; a kill may have cut the last one."""
+    """Readable JSON lines of an earlier run; a kill may have truncated the last one."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:

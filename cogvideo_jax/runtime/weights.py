@@ -1,4 +1,4 @@
-"""A tree of arrays and the JSON that describes it, in one safetensors file. Nothing in it can run code."""
+"""Safetensors files of a tree of arrays and a JSON description. Reading one cannot run code."""
 
 import json
 from pathlib import Path
@@ -14,21 +14,21 @@ from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header
 
 
 def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
-    """Writes under a temporary name first, so that an interrupted write leaves no half file."""
+    """Writes a file under a temporary name first, so that an interrupted write leaves no partial file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(tree, sep="/").items()}
     draft = path.with_name(path.name + ".partial")
     safetensors.numpy.save_file(flat, draft, metadata={"description": json.dumps(description)})
-    draft.chmod(0o644)  # safetensors writes for the owner only; weights are there to be read
+    draft.chmod(0o644)  # safetensors makes files readable by their owner only
     draft.replace(path)
 
 
 def load_weights(path: str | Path) -> tuple[PyTree, dict]:
-    """The tree (NumPy arrays) and its description.
+    """Reads the tree (NumPy arrays) and its description.
 
     Raises:
-      UserError: one sentence, if the file is missing, damaged or lacks the description.
+      UserError: the file is missing, damaged or lacks the description.
     """
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
@@ -42,10 +42,10 @@ def load_weights(path: str | Path) -> tuple[PyTree, dict]:
 
 
 def read_description(path: str | Path) -> tuple[dict[str, Leaf], dict]:
-    """What `load_weights` would give, without the arrays: path "a/b/c" -> type and shape, and the description.
+    """Type and shape by path "a/b/c", and the description, without reading arrays.
 
     Raises:
-      UserError: one sentence, if the file is missing, damaged or lacks the description.
+      UserError: the file is missing, damaged or lacks the description.
     """
     leaves, metadata = read_header(path)
     try:
