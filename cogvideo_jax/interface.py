@@ -186,9 +186,16 @@ class Sampler(abc.ABC):
     takes: ClassVar[frozenset[str]] = frozenset()  # optional fields of Request that the family knows
     picture_size: int | None = None  # side in pixels of the square pictures that it reads; None for any size
 
-    @abc.abstractmethod
-    def check(self, request: Request) -> list[str]:
-        """Warnings about a request that can be made. Raises UserError for one that cannot."""
+    def check_fields(self, request: Request) -> None:
+        """Raises UserError if these weights cannot make what a request asks for, whatever its prompts are."""
+        unknown = request.asked() - self.takes - {"prompts", "seeds", "copies"}
+        if unknown:
+            raise UserError(f"these weights do not take {', '.join(sorted(unknown))}; leave it out")
+        self.fps(request)
+
+    def check_prompts(self, request: Request) -> list[str]:
+        """Warnings about prompts. Raises UserError for one that these weights cannot take."""
+        return []
 
     @abc.abstractmethod
     def fps(self, request: Request) -> float:

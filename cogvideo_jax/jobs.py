@@ -1,24 +1,22 @@
 """Many prompts to many files: names, formats, what is there already, and batches."""
 
-import json
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import logging
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Request, Start
 from cogvideo_jax.runtime import media
-from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.mesh import round_up
+from cogvideo_jax.runtime.record import Record
 from cogvideo_jax.text_to_video import KEY_FRAMES, WRITERS, TextToVideo, Video
 
 SHEET = ".png"
-RECORD = "videos.jsonl"  # of a folder made from a file of prompts: what each video is of
 LONGEST_NAME = 60
 
 
@@ -79,43 +77,9 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     return jobs
 
 
-class Record:
-    """What a folder already has: a line for every finished video, with all that decides how it looks.
-
-    Args:
-      path: JSON lines; None keeps none, and then nothing is ever done already.
-      asked: what all videos of a run have in common.
-    """
-
-    def __init__(self, path: Path | None, asked: dict[str, Any]):
-        self.path, self.asked = path, asked
-
-    def left(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those that are still to be made: not recorded in this way, or a file of theirs is gone."""
-        lines = read_lines(self.path) if self.path else []
-        done = {_text({key: line[key] for key in line if key != "files"}) for line in lines if self._is_there(line)}
-        return [job for job in jobs if _text(self._line(job)) not in done]
-
-    def add(self, job: Job, files: Sequence[Path]) -> None:
-        """A video is finished."""
-        if self.path is None:
-            return
-        line = _text(self._line(job) | {"files": [file.name for file in files]})
-        with self.path.open("ab+") as file:
-            file.seek(max(0, file.tell() - 1))
-            ended = file.read() in (b"", b"\n")  # not where a kill has cut a line
-            file.write(f"{'' if ended else chr(10)}{line}\n".encode())
-
-    def _line(self, job: Job) -> dict[str, Any]:
-        return {"video": job.path.name, "prompt": job.prompt, "copy": job.copy, **self.asked}
-
-    def _is_there(self, line: Any) -> bool:
-        names = line.get("files") if isinstance(line, dict) else None
-        return bool(names) and all((self.path.parent / Path(name).name).exists() for name in names)
-
-
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, sort_keys=True)
+def left_to_do(jobs: Sequence[Job], record: Record) -> list[Job]:
+    """Those that are not recorded in this way, or a file of which is gone."""
+    return [job for job in jobs if not record.has(job.path.name, prompt=job.prompt, copy=job.copy)]
 
 
 def run_jobs(
@@ -158,7 +122,7 @@ def request_of(jobs: Sequence[Job], wish: Request, *, seed: int) -> Request:
 
 def _finish(job: Job, video: Video, formats: Sequence[str], record: Record) -> list[Path]:
     files = save_video(video, job.path, formats)
-    record.add(job, files)
+    record.add(job.path.name, prompt=job.prompt, copy=job.copy, files=[file.name for file in files])
     logging.info("wrote %s", job.path)
     return files
 
@@ -179,11 +143,16 @@ def together_of(batch: int, videos: int) -> int:
 
 
 def usable(pipe: TextToVideo, jobs: Sequence[Job], wish: Request) -> tuple[list[Job], list[str]]:
-    """Jobs whose prompts the weights can take, and one sentence for every other prompt."""
+    """Jobs whose prompts the weights can take, and one sentence for every other prompt.
+
+    Raises:
+      UserError: the weights cannot make what is wished for, whatever the prompts.
+    """
+    pipe.sampler.check_fields(wish)
     good, complaints = [], {}
     for job in jobs:
         try:
-            warnings = pipe.check(request_of([job], wish, seed=0))
+            warnings = pipe.sampler.check_prompts(request_of([job], wish, seed=0))
         except UserError as error:
             complaints[job.prompt] = str(error)
         else:

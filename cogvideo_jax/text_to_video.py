@@ -120,10 +120,8 @@ class TextToVideo:
 
     def check(self, request: Request) -> list[str]:
         """Warnings about a request. Raises UserError for one that these weights cannot make."""
-        unknown = request.asked() - self.sampler.takes - {"prompts", "seeds", "copies"}
-        if unknown:
-            raise UserError(f"these weights do not take {', '.join(sorted(unknown))}; leave it out")
-        return self.sampler.check(request)
+        self.sampler.check_fields(request)
+        return self.sampler.check_prompts(request)
 
     def steps(self, request: Request) -> list[Step]:
         """The chain of a request, nothing of which has run."""

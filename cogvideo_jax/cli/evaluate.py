@@ -3,6 +3,8 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
+from cogvideo_jax.cli import options as shared
+
 
 def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """The options of `cogvideo evaluate`."""
@@ -17,6 +19,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def run(options: Namespace, rest: list[str]) -> int:
     """Prints the report."""
+    shared.require_extra("train", ("sklearn",))
     from cogvideo_jax.evaluation.motion.agreement import report_text, run
 
     how = dict(prompts=options.prompts, seed=options.seed, batch_size=options.batch, int8=options.int8)

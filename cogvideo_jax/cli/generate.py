@@ -55,6 +55,8 @@ def run(options: Namespace, rest: list[str]) -> int:
     from cogvideo_jax import jobs as job
     from cogvideo_jax.cli.dry_run import show_steps
     from cogvideo_jax.runtime.memory import require, tell_peak
+    from cogvideo_jax.runtime.record import FILE as RECORD
+    from cogvideo_jax.runtime.record import Record
 
     prompts = prompts_of(options)
     formats = [".png"] if options.image else shared.formats_of(options)
@@ -66,8 +68,8 @@ def run(options: Namespace, rest: list[str]) -> int:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
     status = 2 if complaints else 0
     asked = {name: value for name, value in vars(options).items() if name not in HOW}
-    record = job.Record(Path(options.out) / job.RECORD if options.prompts else None, asked)
-    left = record.left(jobs)
+    record = Record(Path(options.out) / RECORD if options.prompts else None, asked)
+    left = job.left_to_do(jobs, record)
     if len(left) < len(jobs):
         print(f"cogvideo generate: {len(jobs) - len(left)} videos are there already", file=sys.stderr)
     if not left:

@@ -1,11 +1,14 @@
 """Options that several commands share, and what they mean."""
 
+import importlib.util
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cogvideo_jax.errors import UserError
+
+TRAINING_LIBRARIES = ("array_record", "grain", "tensorflow_datasets", "sklearn")
 
 if TYPE_CHECKING:
     from cogvideo_jax.interface import Family, Opening
@@ -21,6 +24,13 @@ def add_family(parser: ArgumentParser, arguments: Sequence[str]) -> "Family":
     asked = words.index("--family") + 1 if "--family" in words else len(words)
     name = words[asked] if asked < len(words) else registry.DEFAULT
     return registry.family(name if name in registry.FAMILIES else registry.DEFAULT)
+
+
+def require_extra(name: str, modules: Sequence[str]) -> None:
+    """Raises UserError if a library of an extra of this package is not installed."""
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    if missing:
+        raise UserError(f'this needs {", ".join(missing)}; install them with pip install "cogvideo_jax[{name}]"')
 
 
 def add_weights(parser: ArgumentParser) -> None:

@@ -24,6 +24,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def plan_train(options: Namespace, overrides: list[str]) -> int:
     """Bytes of a training step, and with --topology what TPU's compiler says."""
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
     from cogvideo_jax.training.compile_report import describe, estimate_step
     from cogvideo_jax.training.config_files import load_config
     from cogvideo_jax.training.loop import plan

@@ -26,6 +26,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def run(options: Namespace, rest: list[str]) -> int:
     """Writes this worker's share of the cache."""
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
     from cogvideo_jax.data.cache import write_token_cache
     from cogvideo_jax.data.sources import open_source
     from cogvideo_jax.models import registry
@@ -47,5 +48,5 @@ def run(options: Namespace, rest: list[str]) -> int:
         return 0
     encoder.finish(cache)
     source.warn_of_skipped()
-    print(f"{len(cache)} clips in {options.out}, {len(cache.meta['skipped'])} skipped")
+    print(f"{len(cache)} clips in {options.out}, {len(cache.meta.skipped)} skipped")
     return 0

@@ -5,6 +5,8 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
+from cogvideo_jax.cli import options as shared
+
 
 def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """The options of `cogvideo train`."""
@@ -17,6 +19,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def run(options: Namespace, overrides: list[str]) -> int:
     """Trains until the last step or until it is stopped."""
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
     from cogvideo_jax.runtime.processes import aborting, join
     from cogvideo_jax.training import loop
     from cogvideo_jax.training.config_files import load_config

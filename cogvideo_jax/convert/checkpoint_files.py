@@ -20,13 +20,15 @@ import numpy as np
 
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf, require_regular_file
 
 LATEST, SETTINGS = "latest", "model_config.json"
 RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
 RANK_0 = "mp_rank_00_model_states.pt"
 SMALL = 1 << 20  # bytes; size limit of a checkpoint's text files
+
+Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]  # leaves of one file, and their reader
+MergeRanks = Callable[[list[Rank], Path], Rank]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Checkpoint:
     settings: dict
 
 
-def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
+def open_checkpoint(source: str | Path, scratch: Path, *, merge_ranks: MergeRanks) -> Checkpoint:
     """Opens a checkpoint.
 
     Args:
+      merge_ranks: joins the files of a model-parallel save, according to the family's split of its matrices.
       scratch: folder for an unpacked zip; the caller removes it after the last read.
 
     Raises:
@@ -59,11 +62,12 @@ def open_checkpoint(source: str | Path, scratch: Path) -> Checkpoint:
     if not source.exists():
         raise ConversionError(f"{source} does not exist")
     if source.is_dir():
-        return _open_folder(source, source)
+        return _open_folder(source, source, merge_ranks)
+    require_regular_file(source)
     if zipfile.is_zipfile(source):
         with conversion_errors(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
             if not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
-                return _open_folder(_unpack(archive, scratch, source), source)
+                return _open_folder(_unpack(archive, scratch, source), source, merge_ranks)
     elif not is_old_format(source):
         return _open_safetensors(source)
     file = TorchFile(source, label=str(source))
@@ -83,9 +87,10 @@ def _open_safetensors(source: Path) -> Checkpoint:
     return Checkpoint(source, leaves, lambda name: read_leaf(source, name), _checked(settings, source))
 
 
-def _open_folder(folder: Path, source: Path) -> Checkpoint:
+def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpoint:
     """Opens a folder with `latest`, or one with the rank files themselves."""
     latest = folder / LATEST
+    require_regular_file(latest)
     place = folder / _latest_name(_beginning(latest), source) if latest.is_file() else folder
     files = sorted(path for path in place.glob("mp_rank_*.pt") if RANK_FILE.fullmatch(path.name))
     ranks = [int(RANK_FILE.fullmatch(path.name)[1]) for path in files]
@@ -93,6 +98,8 @@ def _open_folder(folder: Path, source: Path) -> Checkpoint:
         raise ConversionError(f"{source} is not a SAT checkpoint: it has no {place.relative_to(folder) / RANK_0}")
     if ranks != list(range(len(ranks))):
         raise ConversionError(f"{source} is incomplete: it has only the model-parallel files {ranks}")
+    for path in files:
+        require_regular_file(path)
     opened = [TorchFile(path, label=f"{path.name} of {source}") for path in files]
     leaves, read = merge_ranks([(file.leaves, file.read) for file in opened], source)
     return Checkpoint(source, leaves, read, _read_settings([folder, folder.parent], source))
@@ -109,6 +116,8 @@ def _latest_name(content: bytes, source: Path) -> str:
 
 def _read_settings(folders: list[Path], source: Path) -> dict:
     found = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
+    for path in folders:
+        require_regular_file(path / SETTINGS)
     if not found:
         return {}
     with conversion_errors(f"{source} is damaged: its {SETTINGS} is not JSON"):

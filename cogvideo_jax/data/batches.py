@@ -6,7 +6,7 @@ position alone. All processes together therefore read the same batches whatever 
 with another number of processes, but not with another batch size.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -15,10 +15,10 @@ import numpy as np
 from cogvideo_jax.data.cache import TokenClip
 from cogvideo_jax.data.clips import Clip, ReadableClips
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.training.examples import Example, FineExample
 from cogvideo_jax.notation import Int, UInt8
 
-MakeExample = Callable[[TokenClip, np.random.Generator], Example | FineExample]
+Example = Mapping[str, np.ndarray]
+MakeExample = Callable[[TokenClip, np.random.Generator], Example]
 
 READ_THREADS = 2
 PREFETCHED = 64  # examples read ahead by these threads, in whole batches
@@ -33,12 +33,12 @@ def token_batches(
     batch_size: int,
     seed: int,
     rows: Int[np.ndarray, "b"] | None = None,
-) -> grain.DatasetIterator[Example | FineExample]:
+) -> grain.DatasetIterator[Example]:
     """Batches of training examples.
 
     Args:
       cache: a TokenCache.
-      make_example: (clip, rng) -> example, e.g. a functools.partial.
+      make_example: (clip, rng) -> training example.
       batch_size: examples of all processes together.
       seed: order of the clips and randomness of the examples.
       rows: rows of a batch that this process reads; by default all.
@@ -49,7 +49,7 @@ def token_batches(
     examples = _endless(cache, make_example, seed=seed)
     rows = np.arange(batch_size) if rows is None else rows
 
-    def batch(step: int) -> Example | FineExample:
+    def batch(step: int) -> Example:
         drawn = [examples[step * batch_size + int(row)] for row in rows]
         return {key: np.stack([example[key] for example in drawn]) for key in drawn[0]}
 

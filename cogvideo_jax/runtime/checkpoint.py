@@ -6,14 +6,19 @@ skipped in favour of the one before, and named in `checkpoints/damaged.json` unt
 
 import json
 from pathlib import Path
+from typing import Annotated
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.processes import is_first
+from cogvideo_jax.runtime.schemas import NotNegative, read_json
+
+Steps = Annotated[list[NotNegative], Field(max_length=10_000)]
 
 
 class Checkpoints:
@@ -88,13 +93,15 @@ class Checkpoints:
 
     def _read_damaged(self) -> set[int]:
         notes = self._folder / "damaged.json"
-        return set(json.loads(notes.read_text())) if notes.exists() else set()
+        return set(read_json(notes, Steps)) if notes.exists() else set()
 
     def _note_damaged(self, steps: set[int]) -> None:
         self._damaged = set(steps)
         notes = self._folder / "damaged.json"
         if steps:
-            notes.write_text(json.dumps(sorted(steps)))
+            draft = notes.with_name(f"{notes.name}.{jax.process_index()}")
+            draft.write_text(json.dumps(sorted(steps)))
+            draft.replace(notes)
         elif is_first():
             notes.unlink(missing_ok=True)
 

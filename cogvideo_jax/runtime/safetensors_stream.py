@@ -78,6 +78,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     Raises:
       UserError: the file is missing, damaged or not a safetensors file, or has a type that NumPy lacks.
     """
+    require_regular_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -89,6 +90,12 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         raise UserError(f"{path} has an array of type {error}, which is not supported") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
+
+
+def require_regular_file(path: str | Path) -> None:
+    """Raises UserError for a folder, and for a pipe or a device, on which reading could wait forever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is not a regular file")
 
 
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:

@@ -7,12 +7,14 @@ value raises UserError: one sentence that names the file, the key, what came and
 import dataclasses
 import json
 import os
+import re
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from cogvideo_jax.errors import UserError
 
@@ -21,13 +23,48 @@ STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_
 SMALL_FILE = 64 << 20  # bytes; a larger description is no description
 SHOWN = 60  # characters of a wrong value that an error repeats
 
-Positive = Annotated[int, Field(gt=0, le=2**40)]
-NotNegative = Annotated[int, Field(ge=0, le=2**40)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]
-PositiveFloat = Annotated[float, Field(gt=0, le=1e12)]
-NotNegativeFloat = Annotated[float, Field(ge=0, le=1e12)]
-Share = Annotated[float, Field(ge=0, le=1)]
-Text = Annotated[str, Field(min_length=1, max_length=100_000)]
+Positive = Annotated[int, Field(strict=True, gt=0, le=2**40)]
+NotNegative = Annotated[int, Field(strict=True, ge=0, le=2**40)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+PositiveFloat = Annotated[float, Field(strict=True, gt=0, le=1e12)]
+NotNegativeFloat = Annotated[float, Field(strict=True, ge=0, le=1e12)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1)]
+Dropout = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Size = Annotated[int, Field(strict=True, gt=0, le=10**7)]  # of an axis of an array
+Index = Annotated[int, Field(strict=True, ge=0, lt=10**7)]  # along such an axis
+Few = Annotated[int, Field(strict=True, gt=0, le=1000)]  # of what a file could otherwise make us enumerate
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=100_000)]
+FrameRate = Annotated[float, Field(strict=True, gt=0, le=1000)]  # frames a second
+
+# What a wrong type is told, in place of pydantic's words.
+EXPECTED = {
+    "int_type": "a whole number",
+    "float_type": "a finite number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "a text",
+    "tuple_type": "a list",
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "dataclass_type": "an object",
+}
+
+
+def _is_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{16}", text):
+        raise ValueError("it should be 16 hexadecimal digits")
+    return text
+
+
+def _is_file_name(text: str) -> str:
+    if not 0 < len(text) <= 255 or text in (".", "..") or re.search(r"[/\\\0]", text):
+        raise ValueError("it should be the name of a file, without folders")
+    return text
+
+
+Digest = Annotated[str, Field(strict=True), AfterValidator(_is_digest)]  # of a tokenizer, or of a list of names
+FileName = Annotated[str, Field(strict=True), AfterValidator(_is_file_name)]
 
 
 def dataclass_schema(config: ConfigDict = STRICT) -> Callable[[type[T]], type[T]]:
@@ -69,7 +106,10 @@ def read_bytes(path: str | Path, *, limit: int = SMALL_FILE) -> bytes:
                 raise UserError(f"{path} is not a regular file")
             if found.st_size > limit:
                 raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
-            return file.read()
+            content = file.read(limit + 1)  # it may have grown since
+            if len(content) > limit:
+                raise UserError(f"{path} grows while it is read")
+            return content
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -97,20 +137,43 @@ def sentence(error: ValidationError, where: str) -> str:
     """The first fault of a validation in plain words, and how many more there are."""
     faults = error.errors(include_url=False)
     first = faults[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = shown_place(first["loc"])
     if first["type"] == "json_invalid":
         said = f"{where} is not valid JSON: {first['ctx']['error']}"
     elif first["type"] == "missing":
         said = f"{where} lacks the key {key}"
     elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         said = f"{where} has the unknown key {key}"
+    elif not key:
+        said = f"{where}: {_allowed(first)}"
+    elif first["type"] == "value_error" and not isinstance(first["input"], str | int | float | list):
+        said = f"{where}: {key}: {_allowed(first)}"  # the rule of a whole object names what came itself
     else:
-        allowed = first["msg"].removeprefix("Value error, ").replace("Input should", "it should")
-        said = f"{where}: {key} is {shown(first['input'])}; {allowed}" if key else f"{where}: {allowed}"
+        said = f"{where}: {key} is {shown(first['input'])}; {_allowed(first)}"
     return said + (f" (and {len(faults) - 1} more)" if len(faults) > 1 else "")
+
+
+def _allowed(fault: ErrorDetails) -> str:
+    if fault["type"] in EXPECTED:
+        return f"it should be {EXPECTED[fault['type']]}"
+    words = fault["msg"].removeprefix("Value error, ")
+    words = re.sub(r" after validation, not \d+$", "", words)
+    return re.sub(r"^(Input|Tuple|List|String|Dictionary|Value) should", "it should", words)
 
 
 def shown(value: Any) -> str:
     """A value as an error repeats it: one line, not too long."""
     text = " ".join(ascii(value).split()) if not isinstance(value, str) else repr(value[: SHOWN + 1])
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
+
+
+def shown_place(keys: Sequence[str | int]) -> str:
+    """Where a value stands, as `layout.frame_times[2]`; a key that is no name stands in quotes."""
+    text = ""
+    for key in keys:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            name = key if key.isidentifier() and len(key) <= SHOWN else shown(key)
+            text += f".{name}" if text else name
+    return text

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, base_layout, interpolation_layout, keyframe_layout
+from cogvideo_jax.runtime.schemas import STRICT, Dropout, Few, Index, Size, check
 
 
 class Compat(StrEnum):
@@ -39,20 +40,22 @@ class TransformerConfig:
       dropout: rate on embeddings, attention probabilities and MLP output while training.
     """
 
+    __pydantic_config__ = STRICT
+
     layout: ClipLayout
-    vocab_size: int
-    image_codes: int
-    boi: int
-    width: int
-    heads: int
-    layers: int
-    mlp_width: int
-    base_positions: int
-    first_frame_position: int
-    extra_positions: int
+    vocab_size: Size
+    image_codes: Size
+    boi: Index
+    width: Size
+    heads: Size
+    layers: Few
+    mlp_width: Size
+    base_positions: Size
+    first_frame_position: Index
+    extra_positions: Index
     temporal: bool
-    window: int | None
-    dropout: float
+    window: Size | None
+    dropout: Dropout
 
     def __post_init__(self):
         layout = self.layout
@@ -76,13 +79,8 @@ class TransformerConfig:
 
 
 def from_dict(values: dict) -> TransformerConfig:
-    """The inverse of `dataclasses.asdict`, as read from JSON. Raises UserError on unknown or missing keys."""
-    try:
-        layout = dict(values["layout"])
-        layout["frame_times"] = tuple(layout["frame_times"])
-        return TransformerConfig(**{**values, "layout": ClipLayout(**layout)})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"not a transformer configuration: {error}") from error
+    """The inverse of `dataclasses.asdict`. Raises UserError if a key is wrong, missing or unknown."""
+    return check(values, TransformerConfig, where="the transformer's configuration")
 
 
 def _released(layout: ClipLayout, **changes) -> TransformerConfig:

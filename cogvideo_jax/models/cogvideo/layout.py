@@ -11,12 +11,15 @@ last token of a frame is never an input, as in the released model.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Int
+from cogvideo_jax.runtime.schemas import STRICT, Few, Index
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,15 +34,22 @@ class ClipLayout:
       first_loss_slot: first slot with a loss (base 0, stage 1: 1, stage 2: 3).
     """
 
-    text_length: int
-    grid: int
-    frame_times: tuple[int, ...]
-    context_slots: int
-    first_loss_slot: int
+    __pydantic_config__ = STRICT
+
+    text_length: Annotated[int, Field(gt=0, le=100_000)]
+    grid: Few
+    frame_times: Annotated[tuple[Index, ...], Field(min_length=1, max_length=1000)]
+    context_slots: Index
+    first_loss_slot: Index
 
     def __post_init__(self):
         if sorted(self.frame_times) != list(range(len(self.frame_times))):
             raise UserError(f"frame_times must be a permutation of 0..T-1, got {self.frame_times}")
+        if self.context_slots > self.frames or self.first_loss_slot >= self.frames:
+            raise UserError(
+                f"context_slots {self.context_slots} and first_loss_slot {self.first_loss_slot} must fit "
+                f"{self.frames} frames"
+            )
 
     @property
     def frames(self) -> int:

@@ -60,10 +60,12 @@ class CogVideoSampler(Sampler):
 
     # The request ----------------------------------------------------------------------------------------
 
-    def check(self, request: Request) -> list[str]:
-        self.fps(request)
+    def check_fields(self, request: Request) -> None:
+        super().check_fields(request)
         self._refuse_ignored(request)
         self._check_pictures(request)
+
+    def check_prompts(self, request: Request) -> list[str]:
         for stage in self._stages(request):
             self.texts(stage, request, self.text_fps(stage, request))
         if self.has_superres and request.superres:
@@ -241,8 +243,9 @@ class CogVideoSampler(Sampler):
     # A video to go on from ------------------------------------------------------------------------------
 
     def read_start(self, path: Path) -> tuple[Start, str]:
-        ids, prompt, fps = read_key_frames(path, tokenizer=self.tokenizer.fingerprint)
-        return Start(ids, fps), prompt
+        codes = self.tokenizer.config.codebook_size
+        found = read_key_frames(path, tokenizer=self.tokenizer.fingerprint, codes=codes)
+        return Start(found.ids, found.fps), found.prompt
 
     def start_fps(self, fps: float | None, given: float | None) -> float:
         highest = max(self.sampling_config.interpolation_fps) if fps is None else fps

@@ -3,20 +3,28 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AliasChoices, Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import FIRST_FRAME, VIDEO, Strategy
 from cogvideo_jax.models.cogvideo.superres.sample import DIRECT
 from cogvideo_jax.models.cogvideo.text import FIRST_FRAME_SUFFIX
+from cogvideo_jax.runtime.schemas import STRICT, FrameRate, Size, read_json
 
 FILE = "pipeline.json"
+LARGEST = 1 << 20  # bytes of such a file
+Rates = Annotated[tuple[FrameRate, ...], Field(min_length=1, max_length=100)]
+Suffix = Annotated[str, Field(max_length=1000)]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
     """How a set of weights wants to be sampled.
 
     Attributes:
+      family: of models; files without it are of this one.
       pixels: side of the square frames that the stages write, before super-resolution.
       keyframe_fps: frame rates at which stage 1 was trained; a clip lasts (T - 1) / rate seconds.
       interpolation_fps: frame rates that stage 2 can produce.
@@ -32,21 +40,31 @@ class SamplingConfig:
         one that the weights have never seen.
     """
 
-    pixels: int
-    keyframe_fps: tuple[float, ...]
-    interpolation_fps: tuple[float, ...]
+    __pydantic_config__ = STRICT
+
+    family: Literal["cogvideo"] = "cogvideo"
+    pixels: Annotated[int, Field(gt=0, le=8192)]
+    keyframe_fps: Rates
+    interpolation_fps: Rates
     first_frame: Strategy
     keyframes: Strategy
     interpolation: Strategy
     superres: Strategy
-    first_frame_suffix: str
-    guidance: float | None
-    guided_suffix: str
-    text_log_weight: float
-    windows_per_call: int | None
-    superres_per_call: int
-    decoded_per_call: int
+    first_frame_suffix: Suffix
+    guidance: Annotated[float, Field(ge=0, le=1e4)] | None
+    guided_suffix: Suffix
+    text_log_weight: Annotated[float, Field(ge=-1000, le=1000)]
+    windows_per_call: Size | None
+    # the second name is that of older files
+    superres_per_call: Annotated[Size, Field(validation_alias=AliasChoices("superres_per_call", "enlarged_per_call"))]
+    decoded_per_call: Size
     whole_words: bool
+
+    def __post_init__(self):
+        for name in ("keyframe_fps", "interpolation_fps"):
+            rates = getattr(self, name)
+            if len(set(rates)) < len(rates):
+                raise UserError(f"{name} names a rate twice: {rates}")
 
     def pass_rates(self, rate: float, to: float | None) -> list[float]:
         """Frame rates after each round of interpolation from `rate` until `to`, by default until there is no more.
@@ -82,20 +100,13 @@ RELEASED = SamplingConfig(
     decoded_per_call=4,
     whole_words=False,
 )
-STRATEGIES = ("first_frame", "keyframes", "interpolation", "superres")
 
 
 def read_sampling_config(path: Path) -> SamplingConfig:
-    """Reads `pipeline.json`. Raises UserError if it is missing or not a sampling_config."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        strategies = {name: Strategy(**values.pop(name)) for name in STRATEGIES}
-        rates = {name: tuple(values.pop(name)) for name in ("keyframe_fps", "interpolation_fps")}
-        return SamplingConfig(**values, **strategies, **rates)
-    except OSError as error:
-        raise UserError(f"{path.parent} is no folder of weights: it has no readable {FILE}") from error
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a sampling_config of this project: {error}") from error
+    """Reads `pipeline.json`. Raises UserError if it is missing or does not fit."""
+    if not path.is_file():
+        raise UserError(f"{path.parent} is no folder of weights: it has no readable {path.name}")
+    return read_json(path, SamplingConfig, limit=LARGEST)
 
 
 def write_sampling_config(path: Path, sampling_config: SamplingConfig) -> None:

@@ -43,7 +43,7 @@ class Tokens(NamedTuple):
     fine: Int[np.ndarray, "B T M"] | None = None
 
 
-class KeyFrames(NamedTuple):
+class WrittenKeyFrames(NamedTuple):
     """Key frames of one video as ids, which `cogvideo interpolate` goes on from.
 
     Attributes:
@@ -201,7 +201,9 @@ class Chain:
             made = in_chunks(decode, (ids.reshape(pictures, -1),), rows=rows, on_call=report)
             frames = made.reshape(self.videos, self.frames, *made.shape[1:])
             fingerprint = self.sampler.tokenizer.fingerprint
-            return Clips(frames, fps, [KeyFrames(ids, fps, fingerprint) for ids in tokens.coarse] if keeps else None)
+            return Clips(
+                frames, fps, [WrittenKeyFrames(ids, fps, fingerprint) for ids in tokens.coarse] if keeps else None
+            )
 
         program = functools.cache(functools.partial(self._decode_program, rows))
         host = functools.partial(self._pixel_bytes, program, pictures, rows)

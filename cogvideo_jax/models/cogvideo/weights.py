@@ -20,9 +20,8 @@ from jax.sharding import NamedSharding
 
 import cogvideo_jax
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo import config as transformer_config
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, SamplingConfig, read_sampling_config
-from cogvideo_jax.models.cogvideo.superres import config as superres_config
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, stored_dtype
@@ -67,16 +66,28 @@ class WeightsFolder:
         self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
         self.sampling_config: SamplingConfig = read_sampling_config(self.folder / FILE)
         parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
-        described = {name: _description(self._path(name)) for name in parts}
-        self.files = {name: self._files(name, described[name]) for name in parts}
-        self.models = {name: self._model(name, described[name]) for name in parts}
+        self.files: dict[str, tuple[Path, ...]] = {}
+        self.models: dict[str, Backbone] = {}
+        for name in parts:
+            self._open(name)
         self._loaded: dict[Path, dict[str, Array]] = {}
         self._described: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
 
     @functools.cached_property
     def tokenizer(self) -> VQTokenizer:
-        """The image tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer.safetensors")
+        """The image tokenizer. Raises UserError if its codes or its grid are not those of the transformers."""
+        path, base, pixels = self._path(TOKENIZER), self.models["base"].config, self.sampling_config.pixels
+        tokenizer = load_tokenizer(path)
+        if tokenizer.config.codebook_size != base.image_codes:
+            raise UserError(
+                f"{path} has {tokenizer.config.codebook_size} codes, but these weights have {base.image_codes}"
+            )
+        if tokenizer.tokens_per_frame(pixels) != base.layout.frame_tokens:
+            raise UserError(
+                f"{path} makes {tokenizer.tokens_per_frame(pixels)} tokens of the {pixels} pixels of {FILE}, but these "
+                f"weights have {base.layout.frame_tokens} a frame"
+            )
+        return tokenizer
 
     @functools.cached_property
     def text(self) -> TextTokenizer:
@@ -130,20 +141,24 @@ class WeightsFolder:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _files(self, name: str, description: dict) -> tuple[Path, ...]:
+    def _open(self, name: str) -> None:
+        """Notes a part's files and its model, after a check that they fit."""
+        path = self._path(name)
+        if not path.exists():
+            raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder")
+        leaves, description = read_part(path, name)
+        self.files[name] = self._files(name, description)
+        if name != "base":
+            leaves = read_description(self.files[name][0])[0] | leaves
+        check_part(path, leaves, description)
+        model = DirectSuperResolution if name == SUPERRES else Transformer
+        self.models[name] = model(description.config, dtype=self.dtype, unrolled=True)
+
+    def _files(self, name: str, description: Description) -> tuple[Path, ...]:
         """The base that a part stands on, and what it adds."""
         if name == "base":
             return (self._path(name),)
-        return self._path(f"{name}_base" if description.get("own_base") else "base"), self._path(name)
-
-    def _model(self, name: str, description: dict) -> Backbone:
-        values = description.get("config")
-        try:
-            if name == SUPERRES:
-                return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype, unrolled=True)
-            return Transformer(transformer_config.from_dict(values), dtype=self.dtype, unrolled=True)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self._path(name)} does not describe a {name}: {error}") from error
+        return self._path(f"{name}{OWN_BASE}" if description.own_base else "base"), self._path(name)
 
     def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the leaves of a file as they are kept."""
@@ -216,12 +231,3 @@ def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
         raise UserError(f"{path} should hold cluster numbers, one an image code")
     return labels
-
-
-def _description(path: Path) -> dict:
-    try:
-        return read_description(path)[1]
-    except ValueError as error:
-        if path.exists():
-            raise
-        raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder") from error

@@ -5,16 +5,15 @@ columns of the matrices that follow; everything else is equal in all ranks.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from cogvideo_jax.convert.checkpoint_files import Rank
 from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.models.cogvideo.convert.transformer_names import Split, video_rules
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
-Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]
 SPLITS = {rule.official: rule.split for rule in video_rules().values()}
 AXES = {Split.ROWS: 0, Split.QKV: 0, Split.COLUMNS: 1}
 

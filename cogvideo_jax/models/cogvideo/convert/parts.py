@@ -52,11 +52,11 @@ def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
     if stage is None:
         told = set(re.findall(r"stage[-_ ]?([12])", checkpoint.source.resolve().name.lower()))
         stage = int(told.pop()) if len(told) == 1 else None
-    if stage not in (1, 2):
+    if stage is None:
         raise ConversionError(
             f"{checkpoint.source} could be stage 1 or stage 2; say which with --part stage1 or --part stage2"
         )
-    return STAGES[int(stage) - 1]
+    return STAGES[stage - 1]
 
 
 def _fitting(checkpoint: Checkpoint) -> tuple[Part, ...]:

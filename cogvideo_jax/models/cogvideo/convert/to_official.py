@@ -16,18 +16,11 @@ from cogvideo_jax.convert.check import check_leaves
 from cogvideo_jax.convert.checkpoint_files import LATEST, SETTINGS, check_space
 from cogvideo_jax.convert.torch_files import write_torch_file
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.models.cogvideo import config as transformer_config
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
-from cogvideo_jax.models.cogvideo.convert.sizes import Config, to_settings
-from cogvideo_jax.models.cogvideo.convert.transformer_names import (
-    names_of,
-    official_shape,
-    our_shape,
-    to_official_layout,
-)
-from cogvideo_jax.models.cogvideo.superres import config as superres_config
-from cogvideo_jax.models.cogvideo.vq.config import config_from_dict
+from cogvideo_jax.models.cogvideo.convert.sizes import to_settings
+from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, to_official_layout
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
 
@@ -95,12 +88,11 @@ def _transformer(folder: Path, part: Part) -> Official:
     leaves, description = _described(path, part)
     files = dict.fromkeys(leaves, path)
     if part != Part.BASE:
-        base = folder / (f"{part}_base.safetensors" if description.get("own_base") else "base.safetensors")
+        base = folder / (f"{part}{OWN_BASE}.safetensors" if description.own_base else "base.safetensors")
         inherited, _ = read_description(base)
         leaves, files = inherited | leaves, dict.fromkeys(inherited, base) | files
-    config, table = _config(description, part, path), table_of(part)
-    rules = {"/".join(path): rule for path, rule in table.items()}
-    check_leaves(leaves, {name: our_shape(rule, config) for name, rule in rules.items()}, source=path)
+    check_part(path, leaves, description)
+    config, rules = description.config, {"/".join(place): rule for place, rule in table_of(part).items()}
     places = {
         official: (name, layer if "{i}" in rule.official else None)
         for name, rule in rules.items()
@@ -120,18 +112,11 @@ def _transformer(folder: Path, part: Part) -> Official:
     return Official(official, chunks, to_settings(config, part))
 
 
-def _config(description: dict, part: Part, path: Path) -> Config:
-    made = superres_config if part in (Part.SUPERRES, Part.ITERSR) else transformer_config
-    with conversion_errors(f"{path} does not describe a {part}"):
-        return made.from_dict(description["config"])
-
-
 def _tokenizer(folder: Path) -> Official:
     path = folder / f"{Part.TOKENIZER}.safetensors"
     leaves, description = _described(path, Part.TOKENIZER)
     with conversion_errors(f"{path} does not describe a tokenizer that the release can have"):
-        config = config_from_dict(description["config"])
-        table = vq_names.name_table(config)
+        table = vq_names.name_table(description.config)
     ours = {name: "/".join(place.path) for name, place in table.items()}
     check_leaves(leaves, {ours[name]: place.shape for name, place in table.items()}, source=path)
     official = {name: Leaf(leaves[ours[name]].dtype, vq_names.official_shape(place)) for name, place in table.items()}
@@ -142,8 +127,7 @@ def _tokenizer(folder: Path) -> Official:
     return Official(official, chunks, {})
 
 
-def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], dict]:
-    leaves, description = read_description(path)
-    if not isinstance(description, dict) or description.get("kind") != part:
+def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], Description]:
+    if read_description(path)[1].get("kind") != part:
         raise ConversionError(f"{path} does not hold the {part}")
-    return leaves, description
+    return read_part(path, part)

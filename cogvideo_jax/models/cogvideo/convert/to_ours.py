@@ -21,10 +21,13 @@ from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_
 from cogvideo_jax.convert.workspace import workspace
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
+from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
+from cogvideo_jax.models.cogvideo.convert.settings import checked_settings
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shapes, our_shape, to_our_layout
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE
 from cogvideo_jax.models.cogvideo.layout import base_layout
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
@@ -82,7 +85,8 @@ def convert(
     """
     target = Path(target)
     with workspace(target) as scratch:
-        checkpoint = open_checkpoint(source, scratch / "unpacked")
+        checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
+        checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
         if (target / f"{part}.safetensors").exists():
             raise ConversionError(f"{target} already has {part}.safetensors; remove it or choose another target")
@@ -155,8 +159,8 @@ def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], li
     name = f"{part}.safetensors"
     if part in (Part.BASE, Part.TOKENIZER):
         return {name: plan}, []
-    shared, own = target / "base.safetensors", f"{part}_base.safetensors"
-    base = plan.only(lambda path: not is_attention_plus(path), kind=f"{part}_base")
+    shared, own = target / "base.safetensors", f"{part}{OWN_BASE}.safetensors"
+    base = plan.only(lambda path: not is_attention_plus(path), kind=part + OWN_BASE)
     if part in STAGES and not shared.exists():
         return {shared.name: _as_base(base), name: plan.only(is_attention_plus, own_base=False)}, []
     if shared.exists() and _has_weights_of(base, shared):

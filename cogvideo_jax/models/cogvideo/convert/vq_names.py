@@ -7,13 +7,12 @@ of its axes: a released convolution is (output, input, row, column), ours is (ro
 from typing import NamedTuple
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
-from cogvideo_jax.models.cogvideo.vq.networks import init_networks
+from cogvideo_jax.models.cogvideo.vq.tokenizer import expected_shapes
 from cogvideo_jax.notation import PyTree
 
 CONVOLUTION = (2, 3, 1, 0)
@@ -38,17 +37,14 @@ class Place(NamedTuple):
 
 def name_table(config: VQConfig) -> dict[str, Place]:
     """Places of all arrays of a tokenizer, by released name."""
-    layers = _layer_names(config)
-    tree = jax.eval_shape(lambda: init_networks(config, jax.random.key(0)))
-    table = {}
-    for path, leaf in flax.traverse_util.flatten_dict(tree).items():
-        kind = "bias" if path[-1] == "bias" else "weight"
-        axes = CONVOLUTION if path[-1] == "kernel" else None
-        table[f"{layers[path[:-1]]}.{kind}"] = Place(("networks", *path), leaf.shape, axes)
-    table_shape = (config.codebook_size, config.code_width)
-    shapes = {"vectors": table_shape, "cluster_size": table_shape[:1], "embed_avg": table_shape}
+    layers, shapes, table = _layer_names(config), expected_shapes(config), {}
+    for path, shape in ((tuple(name.split("/")), shape) for name, shape in shapes.items()):
+        if path[0] == "networks":
+            kind = "bias" if path[-1] == "bias" else "weight"
+            axes = CONVOLUTION if path[-1] == "kernel" else None
+            table[f"{layers[path[1:-1]]}.{kind}"] = Place(path, shape, axes)
     for name, field in CODEBOOK.items():
-        table[f"quantize.{name}"] = Place(("codebook", field), shapes[field], None)
+        table[f"quantize.{name}"] = Place(("codebook", field), shapes[f"codebook/{field}"], None)
     return table
 
 

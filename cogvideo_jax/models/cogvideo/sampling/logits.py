@@ -5,12 +5,17 @@ a code inside it, at that temperature times another. Models without cluster labe
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Float, Int, Key
+from cogvideo_jax.runtime.schemas import STRICT, Size
+
+Temperature = Annotated[float, Field(gt=0, le=1000)]
 
 MOST_PASSES = 16  # the most clusters that the release keeps
 FORBIDDEN = -65_504.0  # the lowest float16, as in the 2022 code
@@ -27,9 +32,11 @@ class Strategy:
       greedy: the most likely cluster and its most likely code instead of random ones.
     """
 
-    temperature: float
-    top_clusters: int
-    token_temperature: float = 0.89
+    __pydantic_config__ = STRICT
+
+    temperature: Temperature
+    top_clusters: Size
+    token_temperature: Temperature = 0.89
     greedy: bool = False
 
     def __post_init__(self):

@@ -1,8 +1,12 @@
 """Sizes of a super-resolution model as plain data, and the presets of the 2022 release."""
 
 import dataclasses
+from typing import Annotated
+
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.schemas import STRICT, Dropout, Few, Index, Size, check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,9 +20,11 @@ class CoarseGrid:
       kernel: rows and columns of it that a fine token looks at.
     """
 
-    grid: int
-    first_position: int
-    kernel: tuple[int, int]
+    __pydantic_config__ = STRICT
+
+    grid: Few
+    first_position: Index
+    kernel: tuple[Few, Few]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,19 +42,21 @@ class SuperResolutionConfig:
       dropout: rate on embeddings, attention probabilities and MLP output while training.
     """
 
-    text_length: int
+    __pydantic_config__ = STRICT
+
+    text_length: Annotated[int, Field(gt=0, le=100_000)]
     coarse: CoarseGrid | None
-    fine_grid: int
-    fine_kernel: tuple[int, int]
-    vocab_size: int
-    image_codes: int
-    boi: int
-    width: int
-    heads: int
-    layers: int
-    mlp_width: int
-    base_positions: int
-    dropout: float
+    fine_grid: Few
+    fine_kernel: tuple[Few, Few]
+    vocab_size: Size
+    image_codes: Size
+    boi: Index
+    width: Size
+    heads: Size
+    layers: Few
+    mlp_width: Size
+    base_positions: Size
+    dropout: Dropout
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -91,15 +99,8 @@ class SuperResolutionConfig:
 
 
 def from_dict(values: dict) -> SuperResolutionConfig:
-    """The inverse of `dataclasses.asdict`, as read from JSON. Raises UserError on unknown or missing keys."""
-    try:
-        coarse = values["coarse"]
-        if coarse is not None:
-            coarse = CoarseGrid(**{**coarse, "kernel": tuple(coarse["kernel"])})
-        kernel = tuple(values["fine_kernel"])
-        return SuperResolutionConfig(**{**values, "coarse": coarse, "fine_kernel": kernel})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"not a super-resolution configuration: {error}") from error
+    """The inverse of `dataclasses.asdict`. Raises UserError if a key is wrong, missing or unknown."""
+    return check(values, SuperResolutionConfig, where="the super-resolution model's configuration")
 
 
 def _released(**sizes) -> SuperResolutionConfig:

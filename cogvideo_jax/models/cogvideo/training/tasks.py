@@ -332,8 +332,8 @@ def _check_lengths(config: ConfigDict, cache: TokenCache, *, frames: int) -> Non
     """Every clip must yield enough frames at the highest rate; found here, not in the middle of a run."""
     if config.part == "base":
         return
-    highest, shortest = max(config.example.rates), cache.meta["shortest_seconds"]
-    intervals = (shortest - 1 / cache.meta["top_fps"]) * highest
+    highest, shortest = max(config.example.rates), cache.meta.shortest_seconds
+    intervals = (shortest - 1 / cache.meta.top_fps) * highest
     if round(intervals, 3) < frames - 1:
         raise UserError(
             f"the shortest clip lasts {shortest:g} s, too short for {frames} frames at {highest:g} a second; "

@@ -6,8 +6,16 @@ that an empty background is one code, whatever moves elsewhere.
 
 import dataclasses
 from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.schemas import STRICT, Few, Size, check
+
+Multipliers = Annotated[tuple[Few, ...], Field(min_length=1, max_length=10)]
+Colour = Annotated[float, Field(ge=-10, le=10)]
+Spread = Annotated[float, Field(gt=0, le=10)]
 
 
 class Norm(StrEnum):
@@ -42,29 +50,31 @@ class VQConfig:
       mean, std: of the pixels in 0..1, per colour channel.
     """
 
-    rates: tuple[int, ...]
-    codebook_size: int
-    code_width: int
-    latent_channels: int
-    encoder_channels: int
-    encoder_multipliers: tuple[int, ...]
-    encoder_res_blocks: int
-    encoder_patch: int
-    encoder_kernel: int
-    encoder_downsample_kernel: int
+    __pydantic_config__ = STRICT
+
+    rates: Annotated[tuple[Few, ...], Field(min_length=1, max_length=8)]
+    codebook_size: Size
+    code_width: Size
+    latent_channels: Size
+    encoder_channels: Size
+    encoder_multipliers: Multipliers
+    encoder_res_blocks: Few
+    encoder_patch: Few
+    encoder_kernel: Few
+    encoder_downsample_kernel: Literal[2, 3]
     encoder_norm: Norm
     encoder_attention: bool
-    decoder_channels: int
-    decoder_multipliers: tuple[tuple[int, ...], ...]
-    decoder_res_blocks: int
-    decoder_patch: int
-    decoder_kernel: int
+    decoder_channels: Size
+    decoder_multipliers: tuple[Multipliers, ...]
+    decoder_res_blocks: Few
+    decoder_patch: Few
+    decoder_kernel: Few
     decoder_norm: Norm
     decoder_attention: bool
     decoder_lowest_attention: tuple[bool, ...]
-    groups: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    groups: Size
+    mean: tuple[Colour, Colour, Colour]
+    std: tuple[Spread, Spread, Spread]
 
     def __post_init__(self):
         reached = self.encoder_patch * 2 ** (len(self.encoder_multipliers) - 1)
@@ -75,6 +85,13 @@ class VQConfig:
         for rate, multipliers in zip(self.rates, self.decoder_multipliers):
             if self.decoder_patch * 2 ** (len(multipliers) - 1) != rate:
                 raise UserError(f"decoder of rate {rate} cannot reach it with {len(multipliers)} levels")
+        self._check_groups("encoder", self.encoder_norm, self.encoder_channels, (1, *self.encoder_multipliers))
+        for multipliers in self.decoder_multipliers:
+            self._check_groups("decoder", self.decoder_norm, self.decoder_channels, multipliers)
+
+    def _check_groups(self, half: str, norm: Norm, channels: int, multipliers: tuple[int, ...]) -> None:
+        if norm == Norm.GROUP and any(channels * multiplier % self.groups for multiplier in multipliers):
+            raise UserError(f"groups {self.groups} do not divide the {half}'s channels {channels} x {multipliers}")
 
     @property
     def default_rate(self) -> int:
@@ -136,14 +153,5 @@ DEMO = VQConfig(
 
 
 def config_from_dict(values: dict) -> VQConfig:
-    """The inverse of `dataclasses.asdict`, as read from JSON; ValueError on unknown or missing keys."""
-
-    def tuples(value):
-        return tuple(tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-    try:
-        plain = {name: tuples(value) for name, value in values.items()}
-        norms = {name: Norm(plain[name]) for name in ("encoder_norm", "decoder_norm")}
-        return VQConfig(**{**plain, **norms})
-    except (KeyError, TypeError) as error:
-        raise UserError(f"not a tokenizer configuration: {error}") from error
+    """The inverse of `dataclasses.asdict`. Raises UserError if a key is wrong, missing or unknown."""
+    return check(values, VQConfig, where="the tokenizer's configuration")

@@ -7,14 +7,18 @@ import json
 import math
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from cogvideo_jax.convert.check import check_leaves
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.models.cogvideo.descriptions import read_part
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook, look_up, nearest_code
-from cogvideo_jax.models.cogvideo.vq.config import VQConfig, config_from_dict
-from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, normalise, to_unit_range
+from cogvideo_jax.models.cogvideo.vq.config import VQConfig
+from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, abstract_networks, normalise, to_unit_range
 from cogvideo_jax.notation import Array, Float, Int, UInt8
 from cogvideo_jax.runtime.weights import load_weights
 
@@ -116,9 +120,20 @@ def load_tokenizer(path: str | Path) -> VQTokenizer:
     Raises:
       UserError: the file is missing, damaged, or holds another part.
     """
-    tree, description = load_weights(path)
-    if description.get("kind") != "tokenizer":
-        raise UserError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
-    tree = jax.device_put(tree)
+    if not Path(path).exists():
+        raise UserError(f"weights {path} do not exist; train them or pass another folder")
+    leaves, description = read_part(path, "tokenizer")
+    check_leaves(leaves, expected_shapes(description.config), source=path)
+    tree = jax.device_put(load_weights(path)[0])
     params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
-    return VQTokenizer(config_from_dict(description["config"]), params)
+    return VQTokenizer(description.config, params)
+
+
+def expected_shapes(config: VQConfig) -> dict[str, tuple[int, ...]]:
+    """Every leaf of a weights file, by its path "a/b/c"."""
+    codes = (config.codebook_size, config.code_width)
+    codebook = {"vectors": codes, "cluster_size": codes[:1], "embed_avg": codes}
+    networks = flatten_dict(nn.meta.unbox(abstract_networks(config)), sep="/")
+    return {f"codebook/{name}": shape for name, shape in codebook.items()} | {
+        f"networks/{name}": leaf.shape for name, leaf in networks.items()
+    }
