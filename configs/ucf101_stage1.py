@@ -12,44 +12,18 @@ the tuning is not told; it is that of the pre-training. Not yet run on any hardw
 | 8 x H100  | --config.mesh.tensor=1 --config.microbatches=6              |
 """
 
-import dataclasses
-
 from ml_collections import ConfigDict
 
 from cogvideo_jax.models.cogvideo.config import cogvideo_stage1
+from cogvideo_jax.models.cogvideo.training import presets
 
 
 def get_config() -> ConfigDict:
     """Settings of `cogvideo train`."""
-    return ConfigDict(
-        dict(
-            part="stage1",
-            seed=0,
-            steps=10_000,
-            batch_size=192,
-            log_every=20,
-            checkpoint_every=500,
-            keep_checkpoints=3,
-            dtype="bfloat16",
-            remat="everything",
-            microbatches=1,
-            attention="auto",
-            mesh=dict(data=1, fsdp=-1, tensor=8),
-            base="weights/cogvideo/base.safetensors",
-            added="weights/cogvideo/stage1.safetensors",
-            model=dataclasses.asdict(cogvideo_stage1()),
-            data=dict(cache="data/ucf101_tokens", text_model="weights/cogvideo/text.model"),
-            example=dict(rates=(1.0, 2.0, 4.0, 8.0), text_dropout=0.1),
-            optimizer=dict(
-                learning_rate=2e-4,
-                warmup_steps=10,
-                final_fraction=0.1,
-                b1=0.9,
-                b2=0.95,
-                eps=1e-8,
-                weight_decay=1e-2,
-                clip_norm=0.1,
-                muon=False,
-            ),
-        )
+    return presets.tuned(
+        "stage1",
+        model=cogvideo_stage1(),
+        clips="ucf101",
+        steps=10_000,
+        batch_size=192,
     )

@@ -13,8 +13,6 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     what = parser.add_subparsers(dest="what", required=True)
     training = what.add_parser("train", help="bytes of a training step; also on TPUs that are not here")
     train.add_arguments(training, arguments)
-    for action in training._actions:
-        action.required = action.required and action.dest != "workdir"
     training.add_argument("--topology", help="compile for TPUs that are not here, e.g. v5e:16x16 or 2*v5p:4x4x4")
     training.set_defaults(run=plan_train)
     making = what.add_parser("generate", help="bytes of every step of a video")
@@ -26,13 +24,13 @@ def plan_train(options: Namespace, overrides: list[str]) -> int:
     """Bytes of a training step, and with --topology what TPU's compiler says."""
     shared.require_extra("train", shared.TRAINING_LIBRARIES)
     from cogvideo_jax.training.compile_report import describe, estimate_step
-    from cogvideo_jax.training.config_files import load_config
+    from cogvideo_jax.training.config_files import read_config
     from cogvideo_jax.training.loop import plan
 
-    config = load_config(options.config, overrides)
+    config, task = read_config(options.config, overrides, train.tasks_of)
     if options.topology is None:
-        return _show(plan(config))
-    report = estimate_step(config, options.topology)
+        return _show(plan(config, task.build))
+    report = estimate_step(config, task, options.topology)
     print(describe(report))
     return 0 if report.fits else 2
 

@@ -17,7 +17,7 @@ from cogvideo_jax.data.clips import Clip, ReadableClips
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int, UInt8
 
-Example = Mapping[str, np.ndarray]
+Example = Mapping[str, np.ndarray]  # arrays by name
 MakeExample = Callable[[TokenClip, np.random.Generator], Example]
 
 READ_THREADS = 2
@@ -43,8 +43,7 @@ def token_batches(
       seed: order of the clips and randomness of the examples.
       rows: rows of a batch that this process reads; by default all.
     Returns:
-      An iterator of dicts of arrays with a leading batch axis, e.g. text int32 [b, S], text_mask bool [b, S],
-      frames int32 [b, T, N].
+      An iterator of dicts of the same arrays with a leading batch axis.
     """
     examples = _endless(cache, make_example, seed=seed)
     rows = np.arange(batch_size) if rows is None else rows

@@ -4,22 +4,20 @@ Bytes and collectives are the compiler's; operations are counted from the sizes;
 figures of the chips, as if everything ran at its limit.
 """
 
+import dataclasses
 import re
 import time
 from typing import NamedTuple
 
 import jax
-from ml_collections import ConfigDict
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
-from cogvideo_jax.models.cogvideo.training.flops import Flops, superres_flops, transformer_flops
-from cogvideo_jax.models.cogvideo.training.tasks import BackbonePart, build_part
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.collectives import Traffic, traffic
 from cogvideo_jax.runtime.memory import gib, measured_peak, tree_bytes
 from cogvideo_jax.runtime.topology import Chip, open_topology
-from cogvideo_jax.training.config_files import check_keys
+from cogvideo_jax.training.config import TrainConfig
+from cogvideo_jax.training.task import Task, TaskType, Work
 
 _EXCEEDED = re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
 _UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
@@ -70,23 +68,22 @@ class CompileReport(NamedTuple):
         return self.flops / self.peak_flops / most, self.flops / self.peak_flops / least
 
 
-def estimate_step(config: ConfigDict, topology: str) -> CompileReport:
+def estimate_step(config: TrainConfig, task_type: TaskType, topology: str) -> CompileReport:
     """Compiles a config's step for a topology.
 
     Raises:
-      UserError: a part without a count of its operations, an unknown topology, or settings that do not fit it.
+      UserError: a task whose arithmetic is not counted, an unknown topology, or settings that do not fit it.
     """
-    check_keys(config)
-    if config.part == "tokenizer":
-        raise UserError("--topology counts transformers; the tokenizer is small: plan it without")
+    if task_type.work is None:
+        raise UserError(f"--topology counts arithmetic, and that of {config.part} is not counted: plan it without")
+    work = task_type.work(config)
     devices, chip = open_topology(topology)
-    mesh = meshes.make_mesh(config.mesh.to_dict(), devices)
-    part = build_part(config, mesh)
-    flops = count_flops(part)
+    mesh = meshes.make_mesh(dataclasses.asdict(config.mesh), devices)
+    task = task_type.build(config, mesh)
     start = time.monotonic()
     try:
         with jax.set_mesh(mesh):
-            compiled = part.step.lower(*part.abstract).compile()
+            compiled = task.step.lower(*task.abstract).compile()
     except jax.errors.JaxRuntimeError as error:
         needed = _needed(str(error))
         if needed is None:
@@ -98,8 +95,6 @@ def estimate_step(config: ConfigDict, topology: str) -> CompileReport:
         arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
         needed = arguments + temporaries + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
         collectives = traffic(compiled.as_text())
-    useful = config.batch_size * flops.step
-    done = useful + (config.batch_size * flops.forward if config.remat == "everything" else 0)
     peak = len(devices) * chip.flops
     return CompileReport(
         topology=topology,
@@ -109,9 +104,9 @@ def estimate_step(config: ConfigDict, topology: str) -> CompileReport:
         needed=needed,
         memory=int(chip.memory),
         collectives=collectives,
-        flops=useful,
-        compute=done / peak,
-        weights=_weight_reads(config, part, chip),
+        flops=work.useful,
+        compute=work.done / peak,
+        weights=_weight_reads(task, work, chip, tensor=mesh.shape["tensor"]),
         network=sum(one.bytes for one in collectives.values()) / chip.network,
         peak_flops=peak,
         compile_seconds=time.monotonic() - start,
@@ -140,19 +135,12 @@ def describe(one: CompileReport) -> str:
     return "\n".join(lines)
 
 
-def count_flops(part: BackbonePart) -> Flops:
-    """Of one example of a part."""
-    config, all_trained = part.model.config, not part.abstract[1]
-    count = superres_flops if isinstance(config, SuperResolutionConfig) else transformer_flops
-    return count(config, all_trained=all_trained)
-
-
-def _weight_reads(config: ConfigDict, part: BackbonePart, chip: Chip) -> float:
+def _weight_reads(task: Task, work: Work, chip: Chip, *, tensor: int) -> float:
     """Seconds to read this device's share of all matrices, forward, backward and where it is computed again."""
-    parameters = sum(leaf.size for leaf in jax.tree.leaves((part.abstract[0].trained, part.abstract[1])))
-    passes = config.microbatches * (3 if config.remat == "everything" else 2)
-    optimizer = 2 * tree_bytes(part.abstract[0])  # read and written
-    return (passes * 2 * parameters / config.mesh.tensor + optimizer) / chip.bandwidth
+    state, frozen = task.abstract.state, task.abstract.frozen
+    parameters = sum(leaf.size for leaf in jax.tree.leaves((task.trained(state), frozen)))
+    optimizer = 2 * tree_bytes(state)  # read and written
+    return (work.weight_passes * 2 * parameters / tensor + optimizer) / chip.bandwidth
 
 
 def _needed(message: str) -> int | None:

@@ -1,75 +1,55 @@
-"""A config file plus overrides on the command line -> a locked ConfigDict."""
+"""Config file plus overrides on the command line -> checked, frozen config."""
 
 import ast
 import importlib.util
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.schemas import check, shown
+from cogvideo_jax.training.config import TrainConfig
+from cogvideo_jax.training.task import TaskType
 
-_SETTINGS = ["part", "seed", "steps", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints"]
-_SECTIONS = {
-    "mesh": "data fsdp tensor",
-    "optimizer": "learning_rate warmup_steps final_fraction b1 b2 eps weight_decay clip_norm muon",
-}
-_TOKENIZER = {
-    "vq": "commitment ema_decay restart_below foreground_weight background window scales",
-    "data": "name size data_dir train_clips test_clips frames_per_clip",
-}
-_TRANSFORMER = {"data": "cache text_model"}
-_STARTS = {
-    "base": [],
-    "stage1": ["base", "added"],
-    "stage2": ["base", "added"],
-    "superres": ["base", "train_inherited"],
-    "itersr": ["base", "train_inherited"],
-}
-_EXAMPLE = {
-    "base": {
-        "example": "first_frame_suffix first_frame_probability moment_probability moments_a_second rates text_dropout"
-    },
-    "stage1": {"example": "rates text_dropout"},
-    "stage2": {"example": "rates tiled text_dropout"},
-    "superres": {"example": "mask_ratios"},
-    "itersr": {"example": "mask_ratios"},
-}
+TasksOf = Callable[[str], Mapping[str, TaskType]]  # family -> its tasks by name
 
 
-def check_keys(config: ConfigDict) -> None:
-    """Every key that a run reads stands in the config, and no other; those of `model` are checked where it is built.
+class Training(NamedTuple):
+    """A checked config, and the kind of task that it describes."""
+
+    config: TrainConfig
+    task: TaskType
+
+
+def read_config(path: str | Path, overrides: Sequence[str], tasks_of: TasksOf) -> Training:
+    """Loads a config file, applies overrides, and checks the result by the schema of its task.
+
+    Args:
+      tasks_of: tasks of a family, as the registry of models knows them.
 
     Raises:
-      UserError: names the unknown and the missing keys.
+      UserError: one sentence with file, key, what came and what is allowed.
     """
-    part = config.get("part")
-    if part == "tokenizer":
-        plain, sections = _SETTINGS, _SECTIONS | _TOKENIZER
-    elif part in _EXAMPLE:
-        plain = [*_SETTINGS, "dtype", "remat", "microbatches", "attention", *_STARTS[part]]
-        sections = _SECTIONS | _TRANSFORMER | _EXAMPLE[part]
-    else:
-        raise UserError(f"part must be tokenizer, {', '.join(_EXAMPLE)}; got {part!r}")
-    expected = set(plain) | {f"{name}.{key}" for name, keys in sections.items() for key in keys.split()}
-    found = {name for name, value in config.items() if not isinstance(value, ConfigDict)}
-    found |= {
-        f"{name}.{key}"
-        for name, section in config.items()
-        if isinstance(section, ConfigDict) and name != "model"
-        for key in section
-    }
-    if found != expected or "model" not in config:
-        unknown, missing = sorted(found - expected), sorted(expected - found)
-        raise UserError(f"config of part {part}: unknown keys {unknown}, missing keys {missing}")
+    return typed(load_config(path, overrides), tasks_of, where=str(path))
+
+
+def typed(config: ConfigDict, tasks_of: TasksOf, *, where: str) -> Training:
+    """Checks a config by the schema of the task that its `family` and `part` name. Raises UserError."""
+    tasks = tasks_of(_named(config, "family", where))
+    part = _named(config, "part", where)
+    if part not in tasks:
+        raise UserError(f"{where}: part is {shown(part)}; it should be one of {', '.join(tasks)}")
+    return Training(check(config.to_dict(), tasks[part].schema, where=where), tasks[part])
 
 
 def load_config(path: str | Path, overrides: Sequence[str]) -> ConfigDict:
-    """Runs the file's `get_config` and applies `--config.key=value` arguments.
+    """Runs the file's `get_config` and applies `--config.key=value` arguments; values are not checked yet.
 
     Raises:
-      UserError: no such file, no `get_config` in it, an unknown key or a value of the wrong type.
+      UserError: no such file, no `get_config` in it, or an override of a key that it does not have.
     """
     path = Path(path)
     if not path.is_file():
@@ -80,36 +60,40 @@ def load_config(path: str | Path, overrides: Sequence[str]) -> ConfigDict:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-        config = module.get_config().lock()
-    except (SyntaxError, AttributeError, ImportError) as error:
-        raise UserError(f"config file {path} cannot be used: {error}") from error
+        config = module.get_config()
+    except Exception as error:  # the file is the user's own program, whatever it raises
+        raise UserError(f"config file {path} cannot be used: {type(error).__name__}: {error}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"get_config of {path} returns {type(config).__name__}; it should return a ConfigDict")
     for override in overrides:
-        _apply(config, override)
-    return config
+        _apply(config, override, path)
+    return config.lock()
 
 
-def _apply(config: ConfigDict, override: str) -> None:
+def _apply(config: ConfigDict, override: str, path: Path) -> None:
     match = re.fullmatch(r"--config\.([\w.]+)=(.*)", override, flags=re.DOTALL)
     if match is None:
         raise UserError(f"unknown argument {override}; overrides look like --config.steps=100")
     key, text = match.groups()
-    try:
-        old = _get(config, key)
-        config.update_from_flattened_dict({key: text if isinstance(old, str) else _literal(text)})
-    except (KeyError, AttributeError) as error:
-        raise UserError(f"the config has no key {key}") from error
-    except TypeError as error:
-        raise UserError(f"{key} is {old!r} in the config; {text!r} is of another type") from error
+    *sections, name = key.split(".")
+    section: Any = config
+    for one in sections:
+        section = section.get(one) if isinstance(section, ConfigDict) else None
+    if not isinstance(section, ConfigDict) or name not in section:
+        raise UserError(f"{path} has no key {key}, which {shown(override)} sets")
+    with section.ignore_type():  # the schema checks the type, and says it better
+        section[name] = text if isinstance(section[name], str) else _literal(text)
 
 
-def _get(config: ConfigDict, key: str):
-    for name in key.split("."):
-        config = config[name]
-    return config
-
-
-def _literal(text: str):
+def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, MemoryError, RecursionError):  # the last two: brackets nested too deep
         return text
+
+
+def _named(config: ConfigDict, key: str, where: str) -> str:
+    value = config.get(key)
+    if not isinstance(value, str):
+        raise UserError(f"{where} lacks the key {key}" if value is None else f"{where}: {key} should be a name")
+    return value

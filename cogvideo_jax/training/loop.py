@@ -1,35 +1,55 @@
 """The only training loop: config and workdir in, trained weights out. Reads as chapters."""
 
+import dataclasses
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
-from ml_collections import ConfigDict
 
 from cogvideo_jax.errors import NonFiniteLoss
-from cogvideo_jax.models.cogvideo.training.tasks import Part, build_part
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
 from cogvideo_jax.runtime.memory import Phase, require, tell_peak
-from cogvideo_jax.training.config_files import check_keys
+from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.metrics import MetricsWriter
-from cogvideo_jax.training.state import count, make_schedule
+from cogvideo_jax.training.optimizer import make_schedule
+from cogvideo_jax.training.state import count
+from cogvideo_jax.training.task import Batches, Task
+
+Build = Callable[[Any, jax.sharding.Mesh], Task]  # of a TaskType
 
 
 class Interrupted(Exception):
     """The run was asked to stop; everything up to the named step is saved."""
 
 
-def train(config: ConfigDict, workdir: str | Path) -> Path:
-    """Trains one part until `config.steps`, going on from the newest checkpoint in `workdir`.
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What the steps of a run share."""
+
+    config: TrainConfig
+    task: Task
+    mesh: jax.sharding.Mesh
+    frozen: PyTree
+    batches: Batches
+    checkpoints: Checkpoints
+    metrics: MetricsWriter
+    stop: "_StopRequest"
+
+
+def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
+    """Trains one task until `config.steps`, going on from the newest checkpoint in `workdir`.
 
     Args:
-      config: one of configs/; every key is in the file.
+      config: a checked config, see config_files.py.
       workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors.
+      build: of the config's TaskType.
 
     Returns:
       Path of the trained weights.
@@ -39,27 +59,27 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
-    check_keys(config)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
     # Devices, model, memory.
-    mesh = meshes.make_mesh(config.mesh.to_dict())
+    mesh = meshes.make_mesh(dataclasses.asdict(config.mesh))
     with jax.set_mesh(mesh):
-        part = build_part(config, mesh)
-        planned = require([part.plan()])
+        task = build(config, mesh)
+        planned = require([task.plan()])
 
         # Data, what is only read, what is learned.
-        batches, frozen = part.batches(), part.frozen()
+        batches, frozen = task.batches(), task.frozen()
         checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        step, state = _begin(part, batches, checkpoints)
+        step, state = _begin(task, batches, checkpoints)
         logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
 
         # Steps.
         stop = _StopRequest(checkpoints)
         metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
         try:
-            state = _steps(config, part, step, state, frozen, batches, mesh, checkpoints, metrics, stop)
+            run = _Run(config, task, mesh, frozen, batches, checkpoints, metrics, stop)
+            state = _steps(run, step, state)
         finally:
             metrics.close()
             checkpoints.close()
@@ -68,53 +88,51 @@ def train(config: ConfigDict, workdir: str | Path) -> Path:
         # Weights.
         tell_peak(planned)
         weights = workdir / "weights.safetensors"
-        part.export(state, weights)
+        task.export(state, weights)
     return weights
 
 
-def plan(config: ConfigDict) -> list[Phase]:
-    """What `train` will take of memory; reads no data and no weights."""
-    check_keys(config)
-    mesh = meshes.make_mesh(config.mesh.to_dict())
+def plan(config: TrainConfig, build: Build) -> list[Phase]:
+    """Memory that `train` will take; reads no data and no weights."""
+    mesh = meshes.make_mesh(dataclasses.asdict(config.mesh))
     with jax.set_mesh(mesh):
-        return [build_part(config, mesh).plan()]
+        return [build(config, mesh).plan()]
 
 
-def _begin(part: Part, batches, checkpoints: Checkpoints) -> tuple[int, PyTree]:
+def _begin(task: Task, batches: Batches, checkpoints: Checkpoints) -> tuple[int, PyTree]:
     """Newest saved step and its state, with the batches at their place; or step zero."""
-    found = checkpoints.restore(part.abstract[0])
+    found = checkpoints.restore(task.abstract.state)
     if found is None:
-        return 0, part.first_state()
+        return 0, task.first_state()
     step, state, place = found
     batches.set_state(place)
     logging.info("resumed at step %d", step)
     return step, state
 
 
-def _steps(
-    config, part: Part, step: int, state, frozen, batches, mesh, checkpoints: Checkpoints, metrics: MetricsWriter, stop
-):
+def _steps(run: _Run, step: int, state: PyTree) -> PyTree:
     """Runs from `step` to the end; nothing in it waits for the device except where figures are written."""
+    config, task = run.config, run.task
     base_rng = jax.random.key(config.seed + 1)
     schedule = make_schedule(config.optimizer, steps=config.steps)
     pending, since = [], time.monotonic()
     while step < config.steps:
-        batch = meshes.put_batch(next(batches), mesh)
-        state, scalars = part.step(state, frozen, batch, jax.random.fold_in(base_rng, step))
+        batch = meshes.put_batch(next(run.batches), run.mesh)
+        state, scalars = task.step(state, run.frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
         pending.append((step, scalars))
-        stopping = stop.asked(step)
+        stopping = run.stop.asked(step)
+        logs = step % config.log_every == 0
         saves = step % config.checkpoint_every == 0 or step == config.steps or stopping
-        if step % config.log_every == 0 or saves:
+        if logs or saves:
             values = _finite(pending)
-            elapsed = time.monotonic() - since
             values["learning_rate"] = float(schedule(step - 1))
-            values["tokens_per_second"] = part.tokens_per_batch * len(pending) / elapsed
+            values["tokens_per_second"] = task.tokens_per_batch * len(pending) / (time.monotonic() - since)
             pending, since = [], time.monotonic()
-            if step % config.log_every == 0:
-                metrics.write(step, values)
+            if logs:
+                run.metrics.write(step, values)
         if saves:
-            checkpoints.save(step, state, batches.get_state())
+            run.checkpoints.save(step, state, run.batches.get_state())
         if stopping and step < config.steps:
             raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
     return state

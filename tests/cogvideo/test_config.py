@@ -9,7 +9,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.models.cogvideo import config as presets
-from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
+from cogvideo_jax.models.cogvideo.training.parameters import abstract_params
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from tests.cogvideo.transformer import tiny
 

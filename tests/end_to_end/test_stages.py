@@ -22,6 +22,15 @@ def test_super_resolution_doubles_the_picture_unless_it_is_left_out(enlarging, w
     np.testing.assert_array_equal(large(PROMPT, fps=1, superres=False).frames, small(PROMPT, fps=1).frames)
 
 
+def test_iterative_super_resolution_draws_fine_tokens_again_where_the_sampling_config_asks_for_it(refining, enlarging):
+    refined, direct = load(refining), load(enlarging)
+    request = refined.request(PROMPT, fps=1)
+    assert [step.name for step in refined.steps(request)][-3:] == ["super-resolution", "refinement", "pixels"]
+    fine = refined(PROMPT, fps=1).frames
+    assert fine.shape == (5, 32, 32, 3) and (fine != direct(PROMPT, fps=1).frames).any()
+    np.testing.assert_array_equal(fine, refined(PROMPT, fps=1).frames)
+
+
 def test_a_picture_does_not_depend_on_how_many_are_enlarged_together(enlarging):
     one, many = load(enlarging), load(enlarging)
     few = dataclasses.replace(many.sampler.sampling_config, superres_per_call=7, decoded_per_call=3)

@@ -81,6 +81,7 @@ def make_config(cache):
             "stage2": dict(rates=(2.0, 4.0, 8.0), tiled=False, text_dropout=0.1),
         }[part]
         values = dict(
+            family="cogvideo",
             part=part,
             seed=3,
             steps=8,
@@ -108,7 +109,7 @@ def make_config(cache):
                 muon=part != "stage2",  # both optimizers are tested
             ),
         )
-        starts = {} if part == "base" else {"base": "", "added": ""}
+        starts = {} if part == "base" else {"base": "none.safetensors", "attention_plus": ""}
         return ConfigDict(values | starts | changes)
 
     return make

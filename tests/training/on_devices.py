@@ -14,8 +14,8 @@ from pathlib import Path
 import jax
 from ml_collections import ConfigDict
 
-from cogvideo_jax.models.cogvideo.training.tasks import build_part
 from cogvideo_jax.runtime import mesh as meshes
+from tests.training.run import build
 
 
 class Compiled(logging.Handler):
@@ -47,16 +47,15 @@ def run(config: ConfigDict) -> dict:
     logging.getLogger("jax").addHandler(compiled)
     mesh = meshes.make_mesh(config.mesh.to_dict())
     with jax.set_mesh(mesh), jax.log_compiles():
-        part = build_part(config, mesh)
-        state, frozen, batches = part.first_state(), part.frozen(), part.batches()
+        task = build(config)
+        state, frozen, batches = task.first_state(), task.frozen(), task.batches()
         losses = []
         for step in range(config.steps):
             batch = meshes.put_batch(next(batches), mesh)
-            state, scalars = part.step(state, frozen, batch, jax.random.fold_in(jax.random.key(0), step))
+            state, scalars = task.step(state, frozen, batch, jax.random.fold_in(jax.random.key(0), step))
             losses.append(float(scalars["loss"]))
     logging.getLogger("jax").removeHandler(compiled)
-    trained = state.tokenizer_params() if config.part == "tokenizer" else state.trained
-    leaves = jax.tree_util.tree_leaves_with_path((frozen, trained))
+    leaves = jax.tree_util.tree_leaves_with_path((frozen, task.trained(state)))
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     parts = {name: leaf.size // leaf.addressable_shards[0].data.size for name, leaf in named.items()}
     return {"losses": losses, "compilations": compiled.count, "parts": parts}

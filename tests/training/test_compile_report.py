@@ -5,19 +5,21 @@ from pathlib import Path
 
 import pytest
 
+from cogvideo_jax.models.cogvideo.training.tasks import TASKS
 from cogvideo_jax.runtime.topology import open_topology
 from cogvideo_jax.training.compile_report import _needed, describe, estimate_step
-from cogvideo_jax.training.config_files import load_config
+from cogvideo_jax.training.config_files import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
+TASKS_OF = {"cogvideo": TASKS}.get
 needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed: [tpu]")
 
 
 @needs_libtpu
 @pytest.mark.slow
 def test_the_demo_is_compiled_for_four_chips():
-    config = load_config(CONFIGS / "demo_stage1.py", ["--config.mesh.fsdp=2"])
-    found = estimate_step(config, "v5e:2x2")
+    config, task = read_config(CONFIGS / "demo_stage1.py", ["--config.mesh.fsdp=2"], TASKS_OF)
+    found = estimate_step(config, task, "v5e:2x2")
     assert found.fits and found.mesh == {"data": 2, "fsdp": 2, "tensor": 1}
     assert found.arguments > 0 and found.collectives["all-gather"].count >= config.model.layers
     assert 0 < found.mfu[0] <= found.mfu[1] <= 1
@@ -32,7 +34,7 @@ def test_a_topology_that_does_not_exist_is_refused(name):
 
 def test_the_tokenizer_is_planned_without_a_topology():
     with pytest.raises(ValueError, match="plan it without"):
-        estimate_step(load_config(CONFIGS / "demo_tokenizer.py", []), "v5e:2x2")
+        estimate_step(*read_config(CONFIGS / "demo_tokenizer.py", [], TASKS_OF), "v5e:2x2")
 
 
 def test_what_does_not_fit_is_read_from_the_message():

@@ -11,8 +11,8 @@ from ml_collections import ConfigDict
 from cogvideo_jax.runtime.media import write_gif
 from cogvideo_jax.runtime.mesh import batch_rows, make_mesh
 from cogvideo_jax.training.config_files import load_config
-from cogvideo_jax.training.loop import train
 from tests.training.on_devices import run_on
+from tests.training.run import train
 
 MESHES = [(1, 1, 8), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
 PARTS = ["base", "stage1", "stage2"]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from cogvideo_jax.training.config_files import load_config
-from cogvideo_jax.training.loop import train
+from tests.training.run import train
 
 LOCAL = Path(__file__).parents[2] / "launch" / "local.sh"
 KILLS = int(os.environ.get("COGVIDEO_KILLS", "1"))

@@ -7,10 +7,12 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
-from cogvideo_jax.models.cogvideo.training import tasks as parts
-from cogvideo_jax.models.cogvideo.training.inherit import abstract_params
+from cogvideo_jax.models.cogvideo.training.backbone_task import build_model
+from cogvideo_jax.models.cogvideo.training.parameters import MATRICES, abstract_params
 from cogvideo_jax.runtime import mesh as meshes
-from cogvideo_jax.training.state import ADAM_RMS, MATRICES, make_optimizer, state_shardings
+from cogvideo_jax.training.optimizer import ADAM_RMS, make_optimizer
+from cogvideo_jax.training.state import state_shardings
+from tests.training.run import typed
 
 
 @pytest.fixture
@@ -22,14 +24,14 @@ def config(make_config):
 
 @pytest.fixture
 def params(config):
-    model = parts.build_model(config)
+    model = build_model(typed(config))
     return nn.meta.unbox(model.init(jax.random.key(0), *model.empty_inputs())["params"])
 
 
 def test_matrices_of_layers_take_orthogonalised_steps_of_adams_size(config, params):
     rng = np.random.default_rng(0)
     gradients = jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32), params)
-    tx = make_optimizer(config.optimizer, steps=10)
+    tx = make_optimizer(config.optimizer, steps=10, matrices=MATRICES)
     steps = flatten_dict(tx.update(gradients, tx.init(params), params)[0])
     matrices = {path for path in steps if path[-1] in MATRICES}
     assert {path[-1] for path in matrices} == set(MATRICES)
@@ -48,8 +50,8 @@ def test_matrices_of_layers_take_orthogonalised_steps_of_adams_size(config, para
 def test_moments_lie_beside_their_parameters(config, params, muon):
     config.optimizer.muon = muon
     mesh = meshes.make_mesh(config.mesh)
-    shardings = meshes.shardings(abstract_params(parts.build_model(config)), mesh)
-    tx = make_optimizer(config.optimizer, steps=10)
+    shardings = meshes.shardings(abstract_params(build_model(typed(config))), mesh)
+    tx = make_optimizer(config.optimizer, steps=10, matrices=MATRICES)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     placed = jax.tree_util.tree_leaves_with_path(state_shardings(shapes, shardings, tx, mesh).opt_state)
     kernels = [sharding for path, sharding in placed if path[-1] == jax.tree_util.DictKey("kernel_in")]

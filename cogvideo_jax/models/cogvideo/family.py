@@ -60,6 +60,7 @@ def _add_assemble_arguments(parser: Any) -> None:
     for part in ("tokenizer", "base", "stage1", "stage2"):
         parser.add_argument(f"--{part}", required=True, help=f"weights.safetensors of the {part}")
     parser.add_argument("--superres", help="weights.safetensors of direct super-resolution")
+    parser.add_argument("--itersr", help="weights.safetensors of iterative super-resolution")
     parser.add_argument("--text-model", required=True, help="text.model of the token cache")
     parser.add_argument("--sampling-config", "--recipe", required=True, help="pipeline.json: how to sample")
     parser.add_argument("--out", required=True, help="folder to write")
@@ -68,7 +69,7 @@ def _add_assemble_arguments(parser: Any) -> None:
 def _assemble(options: Any) -> list[str]:
     from cogvideo_jax.models.cogvideo.assemble import assemble
 
-    given = {part: getattr(options, part) for part in ("tokenizer", "base", "stage1", "stage2", "superres")}
+    given = {part: getattr(options, part) for part in PARTS}
     parts = {part: path for part, path in given.items() if path is not None}
     how = dict(text_model=options.text_model, sampling_config=options.sampling_config, out=options.out)
     return [str(assemble(parts, **how))]

@@ -21,7 +21,7 @@ from cogvideo_jax.models.cogvideo.sampling_config import SamplingConfig
 from cogvideo_jax.models.cogvideo.superres.sample import AT_ONCE, DirectSettings
 from cogvideo_jax.models.cogvideo.text import GUIDANCE_TEXT, TextTokenizer, clip_text_ids, left_pad_text
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
-from cogvideo_jax.models.cogvideo.weights import SUPERRES, WeightsFolder
+from cogvideo_jax.models.cogvideo.weights import ITERSR, SUPERRES, WeightsFolder
 from cogvideo_jax.notation import Bool, Int, UInt8
 from cogvideo_jax.runtime.mesh import round_up
 
@@ -150,6 +150,7 @@ class CogVideoSampler(Sampler):
         found += [chain.interpolation(fps) for fps in self.pass_rates(request)]
         if request.superres and self.has_superres:
             found.append(chain.superres())
+            found += [chain.iterative_superres()] if self.sampling_config.iterative_superres else []
         return [*found, chain.pixels()]
 
     def settings(self, stage: str, request: Request) -> DecodeSettings:
@@ -198,6 +199,8 @@ class CogVideoSampler(Sampler):
           UserError: a prompt that is too long.
         """
         config, prompts = self.sampling_config, request.prompts
+        if part == ITERSR:  # reads the first few tokens only, in training too
+            return self._padded(part, prompts, lambda prompt: self.text.encode(prompt)[: self._text_length(part)])
         if part == SUPERRES or request.output == IMAGE:
             return self._padded(part, prompts, self.text.encode)
         if part == "base":
@@ -212,8 +215,7 @@ class CogVideoSampler(Sampler):
         return tuple(np.concatenate(pair) for pair in zip(texts, against))
 
     def _padded(self, part: str, prompts: Sequence[str], make_ids: Callable[[str], list[int]]) -> Texts:
-        config = self.weights.models[part].config
-        length = config.text_length if part == SUPERRES else config.layout.text_length
+        length = self._text_length(part)
         rows = []
         for prompt in prompts:
             ids = make_ids(prompt)
@@ -225,6 +227,10 @@ class CogVideoSampler(Sampler):
             rows.append(left_pad_text(ids, length=length, pad_id=self.text.pad_id))
         ids, mask = zip(*rows)
         return np.stack(ids), np.stack(mask)
+
+    def _text_length(self, part: str) -> int:
+        config = self.weights.models[part].config
+        return config.text_length if part in (SUPERRES, ITERSR) else config.layout.text_length
 
     # Pictures -------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pydantic import AliasChoices, Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import FIRST_FRAME, VIDEO, Strategy
-from cogvideo_jax.models.cogvideo.superres.sample import DIRECT
+from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, RefineSettings
 from cogvideo_jax.models.cogvideo.text import FIRST_FRAME_SUFFIX
 from cogvideo_jax.runtime.schemas import STRICT, FrameRate, Size, read_json
 
@@ -38,6 +38,7 @@ class SamplingConfig:
       superres_per_call, decoded_per_call: frames in one call of super-resolution and of the decoder.
       whole_words: every word of the training data is one piece of the text model, so that a word in several pieces is
         unknown to the weights.
+      iterative_superres: settings of refinement by `itersr` after the direct pass; None leaves it out.
     """
 
     __pydantic_config__ = STRICT
@@ -59,6 +60,7 @@ class SamplingConfig:
     superres_per_call: Annotated[Size, Field(validation_alias=AliasChoices("superres_per_call", "enlarged_per_call"))]
     decoded_per_call: Size
     whole_words: bool
+    iterative_superres: RefineSettings | None = None
 
     def __post_init__(self):
         for name in ("keyframe_fps", "interpolation_fps"):

@@ -14,8 +14,13 @@ from cogvideo_jax.models.cogvideo.config import Compat
 from cogvideo_jax.models.cogvideo.key_frames_file import write_key_frames
 from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, lower_slots, write_slots
 from cogvideo_jax.models.cogvideo.sampling.interpolate import interpolate_once
-from cogvideo_jax.models.cogvideo.superres.sample import direct_program, superres_direct
-from cogvideo_jax.models.cogvideo.weights import SUPERRES, TOKENIZER
+from cogvideo_jax.models.cogvideo.superres.sample import (
+    direct_program,
+    refinement_rounds,
+    superres_direct,
+    superres_iterative,
+)
+from cogvideo_jax.models.cogvideo.weights import ITERSR, SUPERRES, TOKENIZER
 from cogvideo_jax.notation import Int, PyTree
 from cogvideo_jax.runtime.batching import calls_of, in_chunks
 from cogvideo_jax.runtime.mesh import round_up
@@ -27,8 +32,9 @@ if TYPE_CHECKING:
 INTERPOLATION = "interpolation"  # limit of the windows that go through stage 2 together
 LOADED_COPIES = 2  # of an array on its way to the device: pages of the file, and the array made of them
 # Numbers folded into a video's key: one stream of randomness for each use of it.
-BASE_KEYS, STAGE1_KEYS, SUPERRES_KEYS = 0, 1, 1000
+BASE_KEYS, STAGE1_KEYS, SUPERRES_KEYS, ITERSR_KEYS = 0, 1, 1000, 1001
 Report = Callable[[], None]
+Texts = tuple[np.ndarray, np.ndarray]  # ids and mask
 
 
 class Tokens(NamedTuple):
@@ -164,29 +170,55 @@ class Chain:
 
     def superres(self) -> Step:
         """Coarse ids to fine ids, a frame at a time (CogView2, section 3.3)."""
+        settings = self.sampler.superres_settings()
+
+        def draw(tokens: Tokens, text: Texts, keys: PyTree, **how: Any) -> Int[np.ndarray, "n M"]:
+            stage, coarse = self.weights.stage(SUPERRES), np.asarray(tokens.coarse).reshape(len(keys), -1)
+            arguments = stage.params, *text, coarse, keys, self.weights.labels
+            return superres_direct(*arguments, model=stage.model, settings=settings, **how)
+
+        def programs(rows: int) -> jax.stages.Lowered:
+            model, params = self.weights.models[SUPERRES], self.weights.abstract(SUPERRES)
+            coarse = _ids(rows, model.config.coarse.grid**2)
+            arguments = *_texts(rows, model.config.text_length), coarse, _keys(rows)
+            labels = _ids(model.config.image_codes)
+            return direct_program.lower(params, labels, *arguments, model=model, settings=settings)
+
+        return self._superres("super-resolution", SUPERRES, draw, programs, SUPERRES_KEYS)
+
+    def iterative_superres(self) -> Step:
+        """Fine ids drawn again in rounds (CogView2's iterative super-resolution)."""
+        settings = self.config.iterative_superres
+
+        def draw(tokens: Tokens, text: Texts, keys: PyTree, **how: Any) -> Int[np.ndarray, "n M"]:
+            stage, fine = self.weights.stage(ITERSR), np.asarray(tokens.fine).reshape(len(keys), -1)
+            arguments = stage.params, *text, fine, keys
+            return superres_iterative(*arguments, model=stage.model, settings=settings, **how)
+
+        def programs(rows: int) -> jax.stages.Lowered:
+            model, params = self.weights.models[ITERSR], self.weights.abstract(ITERSR)
+            fine = _ids(rows, model.config.fine_tokens)
+            arguments = *_texts(rows, model.config.text_length), fine, _keys(rows)
+            return refinement_rounds.lower(params, *arguments, model=model, settings=settings)
+
+        return self._superres("refinement", ITERSR, draw, programs, ITERSR_KEYS)
+
+    def _superres(self, name: str, part: str, draw: Callable, program: Callable, stream: int) -> Step:
+        """All frames of all videos through a super-resolution model, each with a key and its video's text."""
         pictures = self.videos * self.frames
         rows = round_up(min(self.config.superres_per_call, pictures))
 
         def run(tokens: Tokens, report: Report) -> Tokens:
-            stage = self.weights.stage(SUPERRES)
             clips, numbers = np.divmod(np.arange(pictures), self.frames)
-            text, mask = (x[clips] for x in self.sampler.texts(SUPERRES, self.request))
-            coarse = np.asarray(tokens.coarse).reshape(pictures, -1)
-            keys = fold(stage_keys(self.keys, SUPERRES_KEYS), clips, numbers)
-            fine = superres_direct(
-                stage.params,
-                *(text, mask, coarse, keys, self.weights.labels),
-                model=stage.model,
-                settings=self.sampler.superres_settings(),
-                rows_per_call=rows,
-                on_call=report,
-            )
+            text, mask = (x[clips] for x in self.sampler.texts(part, self.request))
+            keys = fold(stage_keys(self.keys, stream), clips, numbers)
+            fine = draw(tokens, (text, mask), keys, rows_per_call=rows, on_call=report)
             return tokens._replace(fine=fine.reshape(self.videos, self.frames, -1))
 
-        programs = functools.partial(self._superres_programs, rows, calls_of(pictures, rows))
+        calls = calls_of(pictures, rows)
+        programs = functools.partial(lambda: [Program(program(rows), calls)])
         advice = self._advice(f"--no-superres, lower superres_per_call in {self.weights.folder}/pipeline.json")
-        how = dict(calls=calls_of(pictures, rows), rows=rows, advice=advice)
-        return self._step("super-resolution", SUPERRES, run, programs, **how)
+        return self._step(name, part, run, programs, calls=calls, rows=rows, advice=advice)
 
     def pixels(self) -> Step:
         """Ids to frames."""
@@ -257,14 +289,6 @@ class Chain:
         arguments = _ids(*text), _mask(*text), _ids(rows, given, layout.frame_tokens), _keys(rows)
         return lower_slots(params, *arguments, _ids(model.config.image_codes), model=model, settings=settings)
 
-    def _superres_programs(self, rows: int, calls: int) -> list[Program]:
-        model, params = self.weights.models[SUPERRES], self.weights.abstract(SUPERRES)
-        config = model.config
-        text, labels = (rows, config.text_length), _ids(config.image_codes)
-        arguments = _ids(*text), _mask(*text), _ids(rows, config.coarse.grid**2), _keys(rows)
-        settings = self.sampler.superres_settings()
-        return [Program(direct_program.lower(params, labels, *arguments, model=model, settings=settings), calls)]
-
     def _encode_programs(self, frames: int) -> list[Program]:
         if not frames:
             return []
@@ -300,6 +324,11 @@ def _ids(*shape: int) -> jax.ShapeDtypeStruct:
 
 def _mask(*shape: int) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.bool_)
+
+
+def _texts(rows: int, length: int) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+    """Ids and mask of texts."""
+    return _ids(rows, length), _mask(rows, length)
 
 
 def _keys(rows: int) -> PyTree:

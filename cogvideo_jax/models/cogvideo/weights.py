@@ -1,9 +1,9 @@
 """A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
 
-pipeline.json            the sampling_config
+pipeline.json            the sampling config
 tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
 base.safetensors         inherited by both stages, stored once
-stage1.safetensors, stage2.safetensors, superres.safetensors      what each adds
+stage1.safetensors, stage2.safetensors, superres.safetensors, itersr.safetensors      what each adds
 PART_base.safetensors    where a released part's own base differs
 """
 
@@ -22,7 +22,7 @@ import cogvideo_jax
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, SamplingConfig, read_sampling_config
-from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, stored_dtype
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer, load_tokenizer
@@ -34,8 +34,9 @@ from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
 from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")
-SUPERRES, TOKENIZER = "superres", "tokenizer"
+SUPERRES, ITERSR, TOKENIZER = "superres", "itersr", "tokenizer"
 DEMO_WEIGHTS = Path(cogvideo_jax.__file__).parent / "demo_weights"
+MODELS = {SUPERRES: DirectSuperResolution, ITERSR: IterativeSuperResolution}
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 
 
@@ -65,7 +66,8 @@ class WeightsFolder:
         self.folder, self.keep, self.int8 = Path(folder), keep, int8
         self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
         self.sampling_config: SamplingConfig = read_sampling_config(self.folder / FILE)
-        parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
+        parts = [*STAGES, *([SUPERRES] if self._path(SUPERRES).exists() else [])]
+        parts += [ITERSR] if self.sampling_config.iterative_superres else []
         self.files: dict[str, tuple[Path, ...]] = {}
         self.models: dict[str, Backbone] = {}
         for name in parts:
@@ -151,7 +153,7 @@ class WeightsFolder:
         if name != "base":
             leaves = read_description(self.files[name][0])[0] | leaves
         check_part(path, leaves, description)
-        model = DirectSuperResolution if name == SUPERRES else Transformer
+        model = MODELS.get(name, Transformer)
         self.models[name] = model(description.config, dtype=self.dtype, unrolled=True)
 
     def _files(self, name: str, description: Description) -> tuple[Path, ...]:

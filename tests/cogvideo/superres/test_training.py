@@ -16,14 +16,13 @@ from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.layout import base_layout
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.text_model import place_text_model
-from cogvideo_jax.models.cogvideo.training.superres_step import loss_and_metrics
-from cogvideo_jax.models.cogvideo.training.tasks import build_part
+from cogvideo_jax.models.cogvideo.training.superres_loss import loss_and_metrics
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
-from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
-from cogvideo_jax.training.loop import train
 from tests.cogvideo.superres import tiny
 from tests.training.on_devices import run_on
+from tests.training.run import build as build_task
+from tests.training.run import train
 
 CODES, TEXT_LENGTH = 32, 8
 
@@ -91,6 +90,7 @@ def make_config(cache, sizes, base):
     def make(part: str, **changes) -> ConfigDict:
         coarse = dataclasses.replace(tiny.COARSE, first_position=TEXT_LENGTH) if part == "superres" else None
         values = dict(
+            family="cogvideo",
             part=part,
             seed=3,
             steps=4,
@@ -104,7 +104,7 @@ def make_config(cache, sizes, base):
             attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
             base=str(base),
-            train_inherited=part == "itersr",
+            train_base=part == "itersr",
             model=dataclasses.asdict(tiny.config(coarse, **sizes)),
             data=dict(cache=str(cache.path), text_model=str(cache.path / "text.model")),
             example=dict(mask_ratios=(0.2, 1.0)),
@@ -126,16 +126,16 @@ def make_config(cache, sizes, base):
 
 
 def build(config):
-    """The part and where it starts."""
-    part = build_part(config, make_mesh(config.mesh.to_dict()))
-    return part, (part.first_state(), part.frozen(), part.batches())
+    """The task and where it starts."""
+    task = build_task(config)
+    return task, (task.first_state(), task.frozen(), task.batches())
 
 
 def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_config, base):
-    part, (state, frozen, batches) = build(make_config("superres"))
+    task, (state, frozen, batches) = build(make_config("superres"))
     before = jax.device_get(state.trained)
     for i in range(2):
-        state, metrics = part.step(state, frozen, next(batches), jax.random.key(i))
+        state, metrics = task.step(state, frozen, next(batches), jax.random.key(i))
     inherited = flatten_dict(load_weights(base)[0])
     frozen = flatten_dict(frozen)
     assert set(frozen) == set(inherited)
@@ -166,7 +166,7 @@ def test_the_iterative_model_can_train_everything(make_config, tmp_path, base):
         path for path, leaf in flatten_dict(weights).items() if path in inherited and np.any(leaf != inherited[path])
     ]
     assert description["kind"] == "itersr" and len(changed) > 10
-    _, (state, _, _) = build(make_config("itersr", train_inherited=False))
+    _, (state, _, _) = build(make_config("itersr", train_base=False))
     assert set(flatten_dict(state.trained)) == {("extra_positions",)}
 
 
@@ -183,12 +183,12 @@ def test_both_halves_start_as_the_base(make_config, base):
 
 def test_the_direct_model_learns_to_enlarge(make_config):
     """Every fine token is its coarse cell's; the base is trained too, for its head is random here."""
-    config = make_config("superres", steps=150, train_inherited=True, example=dict(mask_ratios=(1.0, 1.0)))
+    config = make_config("superres", steps=150, train_base=True, example=dict(mask_ratios=(1.0, 1.0)))
     config.model.dropout = 0.0
-    part, (state, frozen, batches) = build(config)
+    task, (state, frozen, batches) = build(config)
     losses = []
     for i in range(150):
-        state, metrics = part.step(state, frozen, next(batches), jax.random.key(i))
+        state, metrics = task.step(state, frozen, next(batches), jax.random.key(i))
         losses.append(float(metrics["loss"]))
     assert losses[0] > np.log(CODES) - 0.5 and losses[-1] < 0.7 * losses[0]
 

@@ -16,6 +16,7 @@ from cogvideo_jax.models.cogvideo.sampling_config import RELEASED
 from cogvideo_jax.models.cogvideo.superres import config as superres_presets
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
+from cogvideo_jax.models.cogvideo.training.parameters import stored
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import DEMO, OFFICIAL, VQConfig
@@ -24,7 +25,6 @@ from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
 from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, SUPERRES, TEXT_MODEL, WeightsFolder
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime.safetensors_stream import Leaf
-from cogvideo_jax.training.state import stored
 
 PARTS = {
     "base": (presets.demo_base, presets.cogview2),

@@ -15,12 +15,14 @@ from cogvideo_jax.bench.machine import Machine, peak_bytes, profile
 from cogvideo_jax.models.cogvideo.bench.sizes import abstract_params, random_like
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.training.flops import transformer_flops
-from cogvideo_jax.models.cogvideo.training.transformer_step import train_step
+from cogvideo_jax.models.cogvideo.training.parameters import split_attention_plus
+from cogvideo_jax.models.cogvideo.training.transformer_loss import loss_and_metrics
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.nn.attention import kernel_for
 from cogvideo_jax.nn.remat import Remat
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
-from cogvideo_jax.training.state import Split, TrainState, split_attention_plus
+from cogvideo_jax.training.state import Split, TrainState
+from cogvideo_jax.training.step import train_step
 
 STEPS = 3
 
@@ -78,7 +80,8 @@ def measure_train(
     state = jax.eval_shape(functools.partial(TrainState.create, tx=tx), trained)
     example, rng = random_batch(config, batch), jax.random.key(0)
     begun = time.perf_counter()
-    step = jax.jit(functools.partial(train_step, model=model, tx=tx), donate_argnums=0)
+    loss = functools.partial(loss_and_metrics, model=model)
+    step = jax.jit(functools.partial(train_step, loss=loss, tx=tx), donate_argnums=0)
     step = step.lower(state, frozen, example, rng).compile()
     compile_seconds = time.perf_counter() - begun
     size = tree_bytes((state, frozen))

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -33,7 +33,7 @@ class Settings(Schema):
     layout: Annotated[list[Size], Field(max_length=100), BeforeValidator(_ends)] | None = None
     additional_seqlen: Size | None = None
     window_size: Annotated[int, Field(ge=-1, le=1000)] | None = None  # -1: no windows
-    cogvideo_stage: Literal[1, 2] | None = None
+    cogvideo_stage: Annotated[int, Field(ge=1, le=2)] | None = None
     kernel_size: Few | None = None
     kernel_size2: Few | None = None
     # Differs from the 2022 code: it has none of these; they are for models of other sizes.

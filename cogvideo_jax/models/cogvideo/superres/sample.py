@@ -7,11 +7,12 @@ functions take any number of rows; every row has its own key, and a token depend
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sample_top_k
@@ -19,6 +20,7 @@ from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, 
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
 from cogvideo_jax.runtime.batching import in_chunks
+from cogvideo_jax.runtime.schemas import STRICT, PositiveFloat, Size
 
 DIRECT = Strategy(temperature=1.0, top_clusters=6, token_temperature=0.6)  # of the release
 AT_ONCE = dict(warmup=1, block=(1, 0))  # all fine tokens in one pass, as in the released pipeline
@@ -70,8 +72,10 @@ class RefineSettings:
       greedy: take the most likely code.
     """
 
-    temperature: float
-    top_k: tuple[int, ...]
+    __pydantic_config__ = STRICT
+
+    temperature: PositiveFloat
+    top_k: Annotated[tuple[Size, ...], Field(min_length=1)]
     greedy: bool = False
 
     def __post_init__(self):
@@ -151,13 +155,14 @@ def superres_iterative(
     model: IterativeSuperResolution,
     settings: RefineSettings,
     rows_per_call: int,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[Array, "B N"]:
     """Fine ids after all refinement rounds; arguments as in `superres_direct`, whose result is `fine`."""
 
     def last_round(*part):
         return refinement_rounds(params, *part, model=model, settings=settings)[-1]
 
-    return in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call)
+    return in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call, on_call=on_call)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))

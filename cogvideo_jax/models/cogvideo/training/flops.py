@@ -8,7 +8,10 @@ from typing import NamedTuple
 
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
+from cogvideo_jax.models.cogvideo.training.config import BackboneConfig
 from cogvideo_jax.models.cogvideo.transformer.masks import across_frames, window_labels, within_frame
+from cogvideo_jax.models.cogvideo.transformer.transformer import Remat
+from cogvideo_jax.training.task import Work
 
 
 class Flops(NamedTuple):
@@ -32,6 +35,14 @@ class Flops(NamedTuple):
     def step(self) -> float:
         """Forward, gradients towards all activations, and gradients of what trains."""
         return 2 * self.frozen + 3 * (self.trained + self.attention)
+
+
+def step_work(config: BackboneConfig) -> Work:
+    """Of a training step of any transformer."""
+    count = superres_flops if isinstance(config.model, SuperResolutionConfig) else transformer_flops
+    flops, repeats = count(config.model, all_trained=config.all_trained), config.remat == Remat.EVERYTHING
+    useful, forward = config.batch_size * flops.step, config.batch_size * flops.forward
+    return Work(useful, useful + forward * repeats, config.microbatches * (3 if repeats else 2))
 
 
 def transformer_flops(config: TransformerConfig, *, all_trained: bool) -> Flops:

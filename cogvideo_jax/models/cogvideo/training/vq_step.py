@@ -85,13 +85,9 @@ def shrink(frames: UInt8[Array, "B H W 3"], scale: int) -> UInt8[Array, "B h w 3
     return jnp.rint(blocks.mean((2, 4), dtype=jnp.float32)).astype(jnp.uint8)
 
 
-def scaled(frames: UInt8[Array, "B H W 3"], scales: Sequence[int], *, window: int) -> list[UInt8[Array, "b h w 3"]]:
-    """As many equal parts of a batch as there are scales, each made smaller by its own.
-
-    Raises:
-      UserError: the batch or the frames cannot be divided so, or the parts are to be learned whole.
-    """
-    batch, height, width, _ = frames.shape
+def check_scales(scales: Sequence[int], batch: int, size: tuple[int, int], *, window: int) -> None:
+    """Raises UserError unless scales divide the frames, their number the batch, and several have a window."""
+    height, width = size
     if len(scales) > 1 and not window:
         raise UserError("frames of several scales can be learned together in windows only: set vq.window")
     if batch % len(scales) or any(height % scale or width % scale for scale in scales):
@@ -99,6 +95,12 @@ def scaled(frames: UInt8[Array, "B H W 3"], scales: Sequence[int], *, window: in
             f"vq.scales={tuple(scales)} must divide frames of {height} x {width} pixels, and {len(scales)} scales "
             f"a batch of {batch}: change vq.scales, data.size or batch_size"
         )
+
+
+def scaled(frames: UInt8[Array, "B H W 3"], scales: Sequence[int], *, window: int) -> list[UInt8[Array, "b h w 3"]]:
+    """As many equal parts of a batch as there are scales, each made smaller by its own. Raises as `check_scales`."""
+    batch, height, width, _ = frames.shape
+    check_scales(scales, batch, (height, width), window=window)
     return [shrink(part, scale) for part, scale in zip(jnp.split(frames, len(scales)), scales)]
 
 

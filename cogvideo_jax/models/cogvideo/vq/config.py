@@ -6,7 +6,7 @@ an empty background is always the same code.
 
 import dataclasses
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -61,7 +61,7 @@ class VQConfig:
     encoder_res_blocks: Few
     encoder_patch: Few
     encoder_kernel: Few
-    encoder_downsample_kernel: Literal[2, 3]
+    encoder_downsample_kernel: Annotated[int, Field(ge=2, le=3)]
     encoder_norm: Norm
     encoder_attention: bool
     decoder_channels: Size

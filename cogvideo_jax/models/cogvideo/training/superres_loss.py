@@ -1,4 +1,4 @@
-"""What super-resolution is trained on: cross-entropy of the fine tokens that are masked."""
+"""Training objective of super-resolution: cross-entropy of the masked fine tokens."""
 
 import jax.numpy as jnp
 import optax

@@ -1,7 +1,4 @@
-"""One optimisation step of the base, of stage 1 or of stage 2: they differ in layout and in what is frozen only.
-
-Super-resolution takes the same step with a loss of its own (superres_step.py).
-"""
+"""One optimisation step of any loss, in microbatches where memory is short."""
 
 import functools
 from collections.abc import Callable
@@ -10,47 +7,25 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from cogvideo_jax.models.cogvideo.layout import shift_right
-from cogvideo_jax.models.cogvideo.training.losses import frame_losses, token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.mesh import constrain
 from cogvideo_jax.training.state import TrainState, merge
 
-
-def loss_and_metrics(
-    params: PyTree, batch: dict, rng: Key[Array, ""] | None, *, model: Transformer
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-    """Mean cross-entropy in nats a token over the slots with loss.
-
-    Args:
-      batch: "text" [B S], "text_mask" [B S], "frames" [B T N] targets in slot order.
-      rng: dropout; None for evaluation.
-    """
-    config, layout = model.config, model.config.layout
-    inputs = shift_right(batch["frames"], boi=config.boi)
-    rngs = None if rng is None else {"dropout": rng}
-    variables = {"params": params}
-    hidden = model.apply(variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs)
-    first = layout.text_length + layout.first_loss_slot * layout.frame_tokens
-    logits = model.apply(variables, hidden[:, first:], method=Transformer.image_logits)
-    losses = token_losses(logits, batch["frames"][:, layout.first_loss_slot :])
-    loss = losses.mean()
-    return loss, {"loss": loss, "nats_per_frame": loss * layout.frame_tokens} | frame_losses(losses, layout)
+# (params, batch, key of dropout or None for evaluation) -> (loss, scalars)
+Loss = Callable[[PyTree, PyTree, Key[Array, ""] | None], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
 
 
 def train_step(
     state: TrainState,
     frozen: PyTree,
-    batch: dict,
+    batch: PyTree,
     rng: Key[Array, ""],
     *,
-    model: Backbone,
+    loss: Loss,
     tx: optax.GradientTransformation,
-    loss: Callable = loss_and_metrics,
     microbatches: int = 1,
 ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
-    """Updates the trained part to lower `loss(params, batch, rng, model=...)`; `frozen` is only read.
+    """Updates the trained parameters to lower the loss; `frozen` is only read.
 
     Args:
       microbatches: parts of the batch that are read one after the other, for less memory; losses and gradients are
@@ -58,7 +33,7 @@ def train_step(
     """
 
     def objective(trained, batch, rng):
-        return loss(merge(frozen, trained), batch, rng, model=model)
+        return loss(merge(frozen, trained), batch, rng)
 
     gradient = functools.partial(jax.grad(objective, has_aux=True), state.trained)
     if microbatches == 1:
@@ -70,7 +45,7 @@ def train_step(
     return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
 
 
-def _mean_over_parts(gradient: Callable, batch: dict, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:
+def _mean_over_parts(gradient: Callable, batch: PyTree, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:
     """(gradients, metrics), the means over parts of the batch; every device cuts its own rows, so none travel."""
 
     def cut(x):

@@ -1,0 +1,27 @@
+"""Training objective of the base, stage 1 and stage 2, which differ in layout only."""
+
+from cogvideo_jax.models.cogvideo.layout import shift_right
+from cogvideo_jax.models.cogvideo.training.losses import frame_losses, token_losses
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
+from cogvideo_jax.notation import Array, Float, Key, PyTree
+
+
+def loss_and_metrics(
+    params: PyTree, batch: dict, rng: Key[Array, ""] | None, *, model: Transformer
+) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    """Mean cross-entropy in nats a token over the slots with loss.
+
+    Args:
+      batch: "text" [B S], "text_mask" [B S], "frames" [B T N] targets in slot order.
+      rng: dropout; None for evaluation.
+    """
+    config, layout = model.config, model.config.layout
+    inputs = shift_right(batch["frames"], boi=config.boi)
+    rngs = None if rng is None else {"dropout": rng}
+    variables = {"params": params}
+    hidden = model.apply(variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs)
+    first = layout.text_length + layout.first_loss_slot * layout.frame_tokens
+    logits = model.apply(variables, hidden[:, first:], method=Transformer.image_logits)
+    losses = token_losses(logits, batch["frames"][:, layout.first_loss_slot :])
+    loss = losses.mean()
+    return loss, {"loss": loss, "nats_per_frame": loss * layout.frame_tokens} | frame_losses(losses, layout)

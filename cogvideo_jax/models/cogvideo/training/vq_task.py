@@ -1,0 +1,81 @@
+"""The tokenizer's task: pixels <-> codes."""
+
+import dataclasses
+import functools
+from pathlib import Path
+
+import jax
+
+from cogvideo_jax.data.batches import frame_batches
+from cogvideo_jax.data.clips import ClipSource
+from cogvideo_jax.data.labelled import LABELLED
+from cogvideo_jax.data.sources import open_source
+from cogvideo_jax.models.cogvideo.training.config import TokenizerConfig
+from cogvideo_jax.models.cogvideo.training.vq_step import VQState, init_vq_state, vq_state_shardings, vq_train_step
+from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
+from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.training import state as states
+from cogvideo_jax.training.export import export
+from cogvideo_jax.training.optimizer import make_optimizer
+from cogvideo_jax.training.task import Batches, StepInputs, Task
+
+
+class TokenizerTask(Task):
+    """Networks learn by gradient, the code book by moving averages."""
+
+    def __init__(self, config: TokenizerConfig, mesh: jax.sharding.Mesh):
+        self.config, self.mesh, sizes = config, mesh, config.model
+        tx = make_optimizer(config.optimizer, steps=config.steps)
+        shape = (config.batch_size, config.data.size, config.data.size, 3)
+        frames = jax.ShapeDtypeStruct(shape, "uint8", sharding=meshes.batch_sharding(mesh))
+        self._init = functools.partial(init_vq_state, sizes, tx=tx)
+        state = jax.eval_shape(self._init, jax.random.key(0), frames)
+        self._sharding = vq_state_shardings(state, meshes.shardings(abstract_networks(sizes), mesh), mesh)
+        self.abstract = StepInputs(states.placed(state, self._sharding), {}, frames, states.abstract_key(mesh))
+        settings = dict(config=sizes, tx=tx, **dataclasses.asdict(config.vq))
+
+        def train_step(state, frozen, frames, rng):
+            del frozen
+            return vq_train_step(state, frames, rng, **settings)
+
+        self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(self._sharding, meshes.replicated(mesh)))
+        self.tokens_per_batch = config.batch_size * (config.data.size // sizes.rates[0]) ** 2
+
+    def batches(self) -> Batches:
+        config = self.config
+        sizes = dict(batch_size=config.batch_size, frames_per_clip=config.data.frames_per_clip)
+        rows = meshes.batch_rows(self.mesh, config.batch_size)
+        return frame_batches(self._source, **sizes, seed=config.seed, rows=rows)
+
+    def frozen(self) -> PyTree:
+        return {}
+
+    def first_state(self) -> VQState:
+        """The code book starts on latents of the first batch."""
+        batch = meshes.put_batch(next(self.batches()), self.mesh)
+        return jax.jit(self._init, out_shardings=self._sharding)(jax.random.key(self.config.seed), batch)
+
+    def trained(self, state: VQState) -> PyTree:
+        return {"networks": state.params, "codebook": dict(vars(state.codebook))}
+
+    def export(self, state: VQState, path: Path) -> None:
+        description = {"kind": "tokenizer", "config": dataclasses.asdict(self.config.model)}
+        export(path, self.trained(state), description)
+
+    @functools.cached_property
+    def _source(self) -> ClipSource:
+        return open_frames(self.config)
+
+
+def open_frames(config: TokenizerConfig) -> ClipSource:
+    """The clips that a config names; a drawn set is drawn first."""
+    arguments = dataclasses.asdict(config.data)
+    del arguments["frames_per_clip"]
+    return open_source(**arguments)
+
+
+def check_files(config: TokenizerConfig) -> None:
+    """Reads the captions of a folder of clips; sets that are drawn or downloaded are not made for this."""
+    if config.data.name not in ("captioned_motion", *LABELLED):
+        open_frames(config)
