@@ -1,4 +1,4 @@
-"""How long whole videos of any family take, from opened weights to pixels, step by step."""
+"""Time to make whole videos with any family, step by step, from opening the weights to pixels."""
 
 import time
 from collections.abc import Callable
@@ -19,14 +19,14 @@ class PipelineTiming(NamedTuple):
     """Seconds of each part of a call.
 
     Attributes:
-      batch: videos together.
-      frames: of a video.
-      started: from the start of the process until all modules were there.
+      batch: videos made together.
+      frames: frames of a video.
+      started: from the start of the process until all modules were imported.
       load: opening the weights.
-      compile: all large programs.
-      first: the first call, with its weights and the small programs that it still compiles.
-      steps: step -> seconds in the second call.
-      peak: bytes of memory at the fullest moment of the process.
+      compile: compiling all large programs.
+      first: the first call, including reading weights and compiling small programs.
+      steps: seconds of each step in the second call.
+      peak: peak memory of the process in bytes.
     """
 
     batch: int
@@ -39,7 +39,7 @@ class PipelineTiming(NamedTuple):
     peak: int
 
     def cells(self) -> dict[str, str]:
-        """As text, by column."""
+        """Values as text, by column."""
         seconds = dict(start=self.started, load=self.load, compile=self.compile, first=self.first)
         seconds |= self.steps | {"again": sum(self.steps.values())}
         shown = {name: f"{value:.2f}" for name, value in seconds.items()}
@@ -54,7 +54,7 @@ def measure_pipeline(
     started: float = 0.0,
     trace: str | None = None,
 ) -> PipelineTiming:
-    """Makes the longest videos at the highest rate that the weights give, twice."""
+    """Makes videos of the greatest length and frame rate that the weights give, twice."""
     del machine  # seconds only
     sampler, load = _timed(open_sampler)
     batch = round_up(batch)
@@ -73,7 +73,7 @@ def _request(batch: int, *, seed: int) -> Request:
 
 
 def since_start() -> float:
-    """Seconds that this process has run."""
+    """Seconds since the start of this process."""
     return time.time() - psutil.Process().create_time()
 
 

@@ -27,7 +27,7 @@ RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
 RANK_0 = "mp_rank_00_model_states.pt"
 SMALL = 1 << 20  # bytes; size limit of a checkpoint's text files
 
-Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]  # leaves of one file, and what reads them
+Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]  # leaves of one file, and their reader
 MergeRanks = Callable[[list[Rank], Path], Rank]
 
 
@@ -52,8 +52,8 @@ def open_checkpoint(source: str | Path, scratch: Path, *, merge_ranks: MergeRank
     """Opens a checkpoint.
 
     Args:
+      merge_ranks: joins the files of a model-parallel save, according to the family's split of its matrices.
       scratch: folder for an unpacked zip; the caller removes it after the last read.
-      merge_ranks: joins the files of a model-parallel save as the family splits its matrices.
 
     Raises:
       ConversionError: it does not exist, is damaged or incomplete, or has an unknown format.

@@ -1,11 +1,11 @@
-"""A folder of one's own videos.
+"""Folder of a user's own videos.
 
     videos/
-      captions.jsonl      one line a video: {"file": "lion.mp4", "text": "a lion is drinking water"}
+      captions.jsonl      one line per video: {"file": "lion.mp4", "text": "a lion is drinking water"}
       lion.mp4 ...        mp4, webm, mov, mkv, avi, gif, animated webp; also in subfolders
 
-In place of captions.jsonl there may be captions.csv: a table with the columns file and text, or the list of WebVid or
-of Kinetics as it is published (see `parse_table_row`).
+Instead of captions.jsonl there may be captions.csv: a table with the columns file and text, or the published list of
+WebVid or Kinetics (see `parse_table_row`).
 """
 
 import codecs
@@ -43,7 +43,7 @@ class Row(Schema):
 
 
 class FolderSource(ClipSource):
-    """A folder of videos and their captions, every video as square frames at one rate."""
+    """Videos of a folder and their captions, as square frames at one rate."""
 
     def __init__(
         self,
@@ -54,16 +54,16 @@ class FolderSource(ClipSource):
         max_seconds: float = 60.0,
         min_frames: int = 5,
     ):
-        """Reads the captions; videos are read when asked for.
+        """Reads the captions; videos are read on access.
 
         Args:
-          folder: holds captions.jsonl or captions.csv, whose file names are relative to it.
-          size: side of the frames, pixels; the shorter side is resized to it and the middle square taken.
-          fps: frames/s that every video is resampled to, by timestamp.
-          max_seconds: the rest of a longer video is left out.
+          folder: contains captions.jsonl or captions.csv, whose file names are relative to it.
+          size: side of the frames in pixels; the shorter side is resized to it and the middle square cropped.
+          fps: frames/s to which every video is resampled, by timestamp.
+          max_seconds: longer videos are cut to this length.
           min_frames: shorter videos count as damaged (a training clip has 5 frames).
         Raises:
-          UserError: there are no captions, or not one usable row in them.
+          UserError: there are no captions, or none with a usable row.
         """
         super().__init__()
         self.folder = Path(folder)
@@ -83,11 +83,11 @@ class FolderSource(ClipSource):
     def _captions(self) -> Path:
         found = [self.folder / name for name in (LINES, TABLE) if (self.folder / name).is_file()]
         if not found:
-            raise UserError(f"{self.folder} is no folder of videos: it has no readable {LINES} or {TABLE}")
+            raise UserError(f"{self.folder} is not a folder of videos: it has no readable {LINES} or {TABLE}")
         return found[0]
 
     def _add(self, place: str, row: bytes | dict[str, str]) -> None:
-        """Of the files that a row may mean, the first that exists."""
+        """Adds the first existing file of those that a row may mean."""
         try:
             files, texts = parse_row(row) if isinstance(row, bytes) else parse_table_row(row)
             there = [file for file in files if (self.folder / file).is_file()]
@@ -108,7 +108,7 @@ class FolderSource(ClipSource):
         file, texts = self._rows[row]
         frames = read_video(self.folder / file, fps=self.fps, max_seconds=self.max_seconds, size=self.size)
         if len(frames) < self.min_frames:
-            raise UserError(f"only {len(frames)} frames at {self.fps:g} frames/s, {self.min_frames} are needed")
+            raise UserError(f"only {len(frames)} frames at {self.fps:g} frames/s; {self.min_frames} are needed")
         return Clip(frames, self.fps, texts, file)
 
 
@@ -130,10 +130,10 @@ def _table(captions: Path) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def parse_row(line: bytes) -> tuple[list[str], tuple[str, ...]]:
-    """(files, texts) of one line of captions.jsonl; the file name is relative and stays inside the folder.
+    """Parses a line of captions.jsonl to (files, texts); the file name is relative and stays inside the folder.
 
     Raises:
-      UserError: what is wrong with the line.
+      UserError: the line is malformed.
     """
     try:
         from_json(line)
@@ -146,7 +146,7 @@ def parse_row(line: bytes) -> tuple[list[str], tuple[str, ...]]:
 
 
 def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
-    """(files that it may mean, texts) of one row of captions.csv, by the columns that it has.
+    """Parses a row of captions.csv, by its columns, to (files that it may mean, texts).
 
     | columns                                            | file                                       | text  |
     |----------------------------------------------------|--------------------------------------------|-------|
@@ -155,7 +155,7 @@ def parse_table_row(row: dict[str, str]) -> tuple[list[str], tuple[str, ...]]:
     | label, youtube_id, time_start, time_end (Kinetics) | label/ID_000010_000020.mp4, without label/ | label |
 
     Raises:
-      UserError: what is wrong with the row.
+      UserError: the row is malformed.
     """
     try:
         if row.get("file"):
@@ -184,7 +184,7 @@ def _seconds(text: str | None) -> str:
 
 
 def _inside(name: str) -> str:
-    """A file name that cannot leave the folder."""
+    """Returns a file name. Raises UserError if it leads out of the folder."""
     file = PurePosixPath(name.replace("\\", "/"))
     if file.is_absolute() or ".." in file.parts or not file.parts or "\0" in name:
         raise UserError(f"the file name {shown(name)} must stay inside the folder")

@@ -1,4 +1,4 @@
-"""Many rows through a program of one fixed size: the split that every part of a chain uses."""
+"""Splits many rows into calls of one fixed size, so that one program is compiled."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from cogvideo_jax.runtime.mesh import round_up
 
 
 def calls_of(rows: int, size: int) -> int:
-    """Calls of `size` rows that cover all rows."""
+    """Number of calls of `size` rows that cover all rows."""
     return -(-rows // size)
 
 
@@ -23,15 +23,15 @@ def in_chunks(
     rows: int,
     on_call: Callable[[], Any] = lambda: None,
 ) -> PyTree:
-    """Calls with equal chunks of all rows, so that one program is compiled; results come as NumPy arrays.
+    """Runs `call` on equal chunks of all rows, so that one program is compiled; returns NumPy arrays.
 
-    The last chunk is filled up with copies of the last row, whose results are cut off.
+    The last chunk is padded with copies of the last row, whose results are dropped.
 
     Args:
       call: chunks of the arrays -> results with as many rows.
-      arrays: with rows along their first axis.
-      rows: of one call; rounded up to what the mesh shares equally.
-      on_call: told after each call.
+      arrays: have rows along their first axis.
+      rows: rows of one call; rounded up to a number that the mesh can share equally.
+      on_call: called after each call.
     """
     if rows < 1:
         raise UserError(f"rows of one call must be at least 1, got {rows}")
@@ -46,7 +46,7 @@ def in_chunks(
 
 
 def _rows(array: Any, index: np.ndarray) -> Any:
-    """Rows of a host array on the host, of a device array by one small program."""
+    """Selects rows: on the host for a host array, by a small program for a device array."""
     return _device_rows(array, index) if isinstance(array, jax.Array) else array[index]
 
 

@@ -14,10 +14,10 @@ LARGEST = 1 << 30  # bytes
 
 
 def read_lines(path: Path, schema: type[T] = dict) -> list[T]:
-    """The rows of an earlier run; a row that a kill has cut short is dropped with a warning.
+    """Rows of an earlier run; a row truncated by a kill is dropped with a warning.
 
     Raises:
-      UserError: the file cannot be read; or names the line of another row that does not fit the schema.
+      UserError: the file cannot be read, or another row does not fit the schema.
     """
     rows = []
     for number, line in enumerate(read_bytes(path, limit=LARGEST).split(b"\n") if path.exists() else [], 1):
@@ -29,9 +29,9 @@ def read_lines(path: Path, schema: type[T] = dict) -> list[T]:
 
 
 def _is_cut(line: bytes) -> bool:
-    """Whether a line is the beginning of a JSON object."""
+    """True if a line is the beginning of a JSON object."""
     try:
-        from_json(codecs.getincrementaldecoder("utf-8")().decode(line))  # which leaves out half a character at the end
+        from_json(codecs.getincrementaldecoder("utf-8")().decode(line))  # leaves out half a character at the end
     except ValueError as error:
         return line.startswith(b"{") and str(error).startswith("EOF")
     return False

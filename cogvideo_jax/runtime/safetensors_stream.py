@@ -1,4 +1,4 @@
-"""Safetensors files that are larger than memory: written chunk by chunk, read slice by slice.
+"""Safetensors files larger than memory, written chunk by chunk and read slice by slice.
 
 In: types and shapes of all leaves, then their data in chunks. Out: a file that the safetensors library reads.
 """
@@ -31,7 +31,7 @@ TYPES = {
 
 
 class Leaf(NamedTuple):
-    """An array that is not in memory."""
+    """Type and shape of an array on disk."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -48,7 +48,7 @@ def write_stream(
     chunks: Callable[[str], Iterable[np.ndarray]],
     metadata: dict[str, str],
 ) -> None:
-    """Writes a file of any size; no more than one chunk is in memory. It has its name only once it is complete.
+    """Writes a file with one chunk in memory at a time. It gets its name when it is complete.
 
     Args:
       chunks: name -> arrays of the leaf's type that fill it from its first byte to its last.
@@ -58,7 +58,7 @@ def write_stream(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # so that every leaf is aligned
+    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # keeps every leaf aligned
     draft = path.with_name(path.name + ".partial")
     try:
         with draft.open("wb") as file:
@@ -76,7 +76,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     """Leaves and metadata of a file.
 
     Raises:
-      UserError: the file does not exist, is no safetensors file, is damaged, or has a type that NumPy has not.
+      UserError: the file is missing, damaged or not a safetensors file, or has a type that NumPy lacks.
     """
     require_regular_file(path)
     try:
@@ -87,7 +87,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except KeyError as error:
-        raise UserError(f"{path} has an array of type {error}, which is not read here") from error
+        raise UserError(f"{path} has an array of type {error}, which is not supported") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
 
@@ -99,18 +99,18 @@ def require_regular_file(path: str | Path) -> None:
 
 
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:
-    """One leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
+    """Reads a leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return file.get_tensor(name) if index is None else file.get_slice(name)[index]
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
-    """The array's bytes in C order; no copy if it is contiguous."""
+    """Bytes of an array in C order, without a copy if it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _header(leaves: dict[str, Leaf], metadata: dict[str, str]) -> bytes:
-    """Length, then JSON padded with spaces to a multiple of 8 bytes."""
+    """Header of a file: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     names = {dtype: name for name, dtype in TYPES.items()}
     table, offset = {"__metadata__": metadata}, 0
     for name, leaf in leaves.items():

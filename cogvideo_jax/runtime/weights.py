@@ -1,4 +1,4 @@
-"""A tree of arrays and the JSON that describes it, in one safetensors file. Nothing in it can run code."""
+"""Safetensors files of a tree of arrays and a JSON description. Reading one cannot run code."""
 
 import json
 from pathlib import Path
@@ -18,21 +18,21 @@ T = TypeVar("T")
 
 
 def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
-    """Writes under a temporary name first, so that an interrupted write leaves no half file."""
+    """Writes a file under a temporary name first, so that an interrupted write leaves no partial file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(tree, sep="/").items()}
     draft = path.with_name(path.name + ".partial")
     safetensors.numpy.save_file(flat, draft, metadata={"description": json.dumps(description)})
-    draft.chmod(0o644)  # safetensors writes for the owner only; weights are there to be read
+    draft.chmod(0o644)  # safetensors makes files readable by their owner only
     draft.replace(path)
 
 
 def load_weights(path: str | Path, schema: type[T] = dict) -> tuple[PyTree, T]:
-    """The tree (NumPy arrays) and its description.
+    """Reads the tree (NumPy arrays) and its description.
 
     Raises:
-      UserError: one sentence, if the file is missing or damaged, or its description is missing or does not fit.
+      UserError: the file is missing or damaged, or its description is missing or does not fit the schema.
     """
     require_regular_file(path)
     try:
@@ -47,10 +47,10 @@ def load_weights(path: str | Path, schema: type[T] = dict) -> tuple[PyTree, T]:
 
 
 def read_description(path: str | Path, schema: type[T] = dict) -> tuple[dict[str, Leaf], T]:
-    """What `load_weights` would give, without the arrays: path "a/b/c" -> type and shape, and the description.
+    """Type and shape by path "a/b/c", and the description, without reading arrays.
 
     Raises:
-      UserError: one sentence, if the file is missing or damaged, or its description is missing or does not fit.
+      UserError: the file is missing or damaged, or its description is missing or does not fit the schema.
     """
     leaves, metadata = read_header(path)
     return leaves, _parsed(path, metadata, schema)

@@ -1,8 +1,8 @@
-"""Does a generated video show what its sentence says? And do interpolated frames lie where they should?
+"""Text agreement of generated videos, and distance of interpolated frames from the true path.
 
-Measured on the drawn clips of data/motion.py, where motion_checker.py sees what a person sees; the paper let
-persons judge the relevance to the text (section 5.2). At least half of the sentences name a combination of
-object, colour and action that training never showed.
+Measured on the drawn clips of data/motion, where judge.py sees what a person sees; in the paper people judged the
+relevance to the text (section 5.2). At least half of the sentences name a combination of object, colour and action that
+training never showed.
 
     report = run("weights", prompts=200, seed=0, batch_size=8, out="report.json")
     print(report_text(report))
@@ -27,13 +27,13 @@ from cogvideo_jax.text_to_video import TextToVideo, load
 LANGUAGES = ("EN", "ZH")
 TRAITS = ("object", "colour", "action")
 KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
-REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
+REAL_CLIPS = 140  # for the accuracy of the judge: ten of each action
 INTERPOLATED_CLIPS = 56  # four of each action
 SUPERRES_CLIPS = 14  # one of each action
 
 
 class Prompt(NamedTuple):
-    """What is asked for; `held_out` if training never showed the three together."""
+    """Requested object, colour and action; `held_out` if training never showed the three together."""
 
     object: str
     colour: str
@@ -43,19 +43,19 @@ class Prompt(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The sentence, in its plain wording."""
+        """Sentence in the plain wording."""
         spec = motion.MotionSpec(self.object, self.colour, self.action, (0, 0))
         return motion.captions(spec)[LANGUAGES.index(self.language)]
 
 
 def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.5) -> list[Prompt]:
-    """Prompts in which actions, languages and held-out combinations are balanced against each other.
+    """Prompts that balance actions, languages and held-out combinations against each other.
 
     Args:
-      held_out_share: at least this share is of held-out combinations.
+      held_out_share: at least this share has held-out combinations.
 
     Raises:
-      UserError: no prompts, or no share.
+      UserError: fewer than one prompt, or a share outside 0 to 1.
     """
     if count < 1 or not 0 <= held_out_share <= 1:
         raise UserError(f"expected prompts >= 1 and a share of 0 to 1, got {count} and {held_out_share}")
@@ -69,7 +69,7 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
     for i in range(count):
         pair, language = i // 2, LANGUAGES[i % 2]
         unseen = bool(np.ceil((pair + 1) * held_out_share) > np.ceil(pair * held_out_share))
-        # the action that had its turn least often, and least often in this way
+        # the action drawn least often so far, and least often in this language and group
         action = min(motion.ACTIONS, key=lambda a: (drawn[a], drawn[a, language, unseen], drawn[a, unseen]))
         deck = decks[action, unseen]
         prompts.append(Prompt(*deck[drawn[action, unseen] % len(deck)], language, unseen))
@@ -78,18 +78,18 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
 
 
 def clip_specs(prompts: Sequence[Prompt], *, seed: int) -> list[motion.MotionSpec]:
-    """Real clips of what the prompts ask for."""
+    """Specifications of real clips for the prompts."""
     rng = np.random.default_rng(seed)
     return [motion.draw_spec(rng, prompt[:3]) for prompt in prompts]
 
 
-# Does the video show what was asked for -----------------------------------------------------------
+# Text agreement -----------------------------------------------------------------------------------
 
 
 def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: Any = None) -> dict:
-    """Percent of real clips that the checker reads rightly: drawn and, given a tokenizer, also decoded.
+    """Percent of real clips that are judged correctly: as drawn and, given a tokenizer, as decoded.
 
-    The decoded clips are the ceiling of generated ones.
+    Decoded clips are the upper limit for generated ones.
     """
     drawn = [judge(motion.render(spec)) for spec in clips]
     report = {"clips": len(clips), "drawn": _percent_right(clips, drawn)}
@@ -117,7 +117,7 @@ def generate_and_judge(pipe: TextToVideo, prompts: Sequence[Prompt], *, seed: in
 
 
 def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Percent of videos with the right object, colour, action and all three, and what actions look like."""
+    """Percent of videos with the right object, colour, action and all three, and confusions between actions."""
     groups = {
         "all": [True] * len(prompts),
         "unseen": [p.held_out for p in prompts],
@@ -148,20 +148,20 @@ def _percent_right(asked: Sequence, judgements: Sequence[Judgement]) -> dict[str
 
 
 def _chance() -> dict[str, float]:
-    """Percent right of a video that shows any object in any colour doing anything."""
+    """Percent right for random objects, colours and actions."""
     sizes = np.array([len(motion.OBJECTS), len(motion.COLOURS), len(motion.ACTIONS)])
     percent = [*100 / sizes, 100 / sizes.prod()]
     return {name: round(float(value), 2) for name, value in zip((*TRAITS, "all three"), percent)}
 
 
-# Are interpolated frames where they should be -----------------------------------------------------
+# Interpolation ------------------------------------------------------------------------------------
 
 
 def interpolation_error(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed: int) -> dict:
-    """Distance of the object from its true path, in pixels, on the frames between real key frames.
+    """Distance of the object from its true path, in pixels, in the frames interpolated between real key frames.
 
-    Beside it the distance on the same frames when the tokenizer only encodes and decodes them, and when each
-    frame repeats the key frame before it.
+    Also the distance in the same frames when the tokenizer only encodes and decodes them, and when each frame repeats
+    the key frame before it.
     """
     tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
     for number, spec in enumerate(clips):
@@ -179,10 +179,10 @@ def interpolation_error(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *
 
 
 def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Distance of generated, interpolated frames from the action's path out of the video's first frame.
+    """Distance of generated, interpolated frames from the path of the action, starting at the video's first frame.
 
-    Only videos whose action is right count. The path is the prompt's and not that of the key frames, whose
-    own distance stands beside it.
+    Only videos with the right action count. The path is that of the prompt, not of the key frames, whose own distance
+    is given too.
     """
     apart = {"interpolated": [], "key frames": []}
     right = [(p, j) for p, j in zip(prompts, judgements) if p.action == j.action]
@@ -202,7 +202,7 @@ def reconstruct(tokenizer: Any, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[n
 
 
 def _times(frames: int) -> Int[np.ndarray, "T"]:
-    """Where evenly spaced frames lie in a whole clip."""
+    """Indices of evenly spaced frames in a whole clip."""
     return np.linspace(0, motion.FRAMES - 1, frames).astype(int)
 
 
@@ -211,7 +211,7 @@ def _is_key_frame(frames: int) -> Bool[np.ndarray, "T"]:
 
 
 def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
-    """Median and 90th percentile; frames without an object have no place and are counted instead."""
+    """Median and 90th percentile; frames without an object are only counted."""
     values = np.concatenate(rows) if rows else np.zeros(0)
     seen = values[~np.isnan(values)]
     shares = {"median": 50, "90 %": 90}
@@ -219,7 +219,7 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
     return {"frames": len(values), "empty": len(values) - len(seen), **figures}
 
 
-# All of it ----------------------------------------------------------------------------------------
+# Report -------------------------------------------------------------------------------------------
 
 
 def run(
@@ -234,8 +234,8 @@ def run(
     """Measures a folder of weights; writes the report as JSON if `out` is given.
 
     Args:
-      prompts: how many videos to generate.
-      batch_size: videos that are generated together.
+      prompts: number of videos to generate.
+      batch_size: videos generated together.
       int8: as in `load`.
 
     Raises:
@@ -264,7 +264,7 @@ def run(
 
 
 def report_text(report: dict) -> str:
-    """The report of `run` as tables for a terminal."""
+    """Report of `run` as tables for a terminal."""
     agreement, checker = report["agreement"], report["checker"]
     lines = [f"percent right of {report['prompts']} generated videos"]
     lines.append(_row("", ["videos", *TRAITS, "all three"]))

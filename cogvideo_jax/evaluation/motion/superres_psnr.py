@@ -1,7 +1,7 @@
-"""How near enlarged frames come to the same clips drawn large.
+"""PSNR of super-resolution against the same clips drawn large.
 
-Of real clips, so that nothing is counted that the stages before did wrong. Beside it what the tokenizer alone keeps of
-large frames, and the small decoded frames stretched.
+Measured on real clips, so that errors of earlier stages do not count; compared with large frames that the tokenizer
+only encodes and decodes, and with small decoded frames that are stretched.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from cogvideo_jax.interface import Start, make_request
 from cogvideo_jax.notation import UInt8
 from cogvideo_jax.text_to_video import TextToVideo
 
-EVERY = 4  # frames between those that are looked at
+EVERY = 4  # every fourth frame is measured
 
 
 def superres_psnr(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed: int) -> dict:
@@ -23,7 +23,7 @@ def superres_psnr(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed
     tokenizer = pipe.sampler.tokenizer
     for number, spec in enumerate(clips):
         small = motion.render(spec)[::EVERY]
-        # At the full frame rate nothing is interpolated: the frames are encoded, made larger and decoded.
+        # At the full frame rate nothing is interpolated: frames are encoded, super-resolved and decoded.
         how = dict(seeds=(seed,), copies=(number,), start=Start(small, motion.FPS))
         [made] = pipe.run(make_request(prompts=(motion.captions(spec)[0],), **how)).frames
         large = motion.render(spec, scale=made.shape[1] // motion.SIZE)[::EVERY]
@@ -35,17 +35,17 @@ def superres_psnr(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed
 
 
 def squared_error(made: UInt8[np.ndarray, "T H W 3"], truth: UInt8[np.ndarray, "T H W 3"]) -> float:
-    """Mean over the object's pixels, those of the truth that are not white; a channel's range is 0..1."""
+    """Mean squared error over the object's pixels, those that are not white in the truth; channels range over 0..1."""
     inside = (truth < 255).any(axis=-1)
     difference = (made[inside].astype(np.float32) - truth[inside]) / 255
     return float(np.square(difference).mean())
 
 
 def decibels(error: float) -> float:
-    """PSNR."""
+    """PSNR of a mean squared error."""
     return float(-10 * np.log10(error + 1e-10))
 
 
 def stretch(frames: UInt8[np.ndarray, "T h w 3"], *, side: int) -> UInt8[np.ndarray, "T H W 3"]:
-    """Made larger without knowing what they show, bicubic."""
+    """Bicubic enlargement."""
     return np.stack([np.asarray(Image.fromarray(frame).resize((side, side), Image.BICUBIC)) for frame in frames])

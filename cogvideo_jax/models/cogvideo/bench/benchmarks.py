@@ -1,4 +1,4 @@
-"""What `cogvideo bench` measures of CogVideo: options here, the measuring in the other files of this folder."""
+"""Benchmarks of CogVideo for `cogvideo bench`: their options; the other files of this folder measure."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""How fast direct super-resolution has_superres frames, all fine tokens of a frame at once as the pipeline does it."""
+"""Speed of direct super-resolution, with all fine tokens of a frame in one pass, as in the pipeline."""
 
 import time
 from typing import NamedTuple
@@ -17,14 +17,14 @@ from cogvideo_jax.runtime.rng import row_keys
 
 
 class SuperresTiming(NamedTuple):
-    """One measured setting.
+    """Result for one setting.
 
     Attributes:
-      batch: frames together.
-      ms: milliseconds a frame.
-      flops: operations a frame, counted from the sizes.
-      share: of the machine's matrix rate.
-      bytes: weights, and what the program needs beside them.
+      batch: frames in one call.
+      ms: milliseconds per frame.
+      flops: operations per frame, counted from the sizes.
+      share: reached share of the machine's matrix rate.
+      bytes: memory for the weights and the program.
     """
 
     batch: int
@@ -35,7 +35,7 @@ class SuperresTiming(NamedTuple):
     compile_seconds: float
 
     def cells(self) -> dict[str, str]:
-        """As text, by column."""
+        """Values as text, by column."""
         return {
             "batch": f"{self.batch}",
             "ms a frame": f"{self.ms:.1f}",
@@ -49,7 +49,7 @@ class SuperresTiming(NamedTuple):
 def measure_superres(
     config: SuperResolutionConfig, *, machine: Machine, dtype: str, batch: int, trace: str | None = None
 ) -> SuperresTiming:
-    """Enlarges frames of one token by random weights."""
+    """Times super-resolution of placeholder frames by random weights."""
     model = DirectSuperResolution(config, dtype=dtype, unrolled=True)
     params = abstract_params(model, jnp.dtype(dtype))
     settings = DirectSettings(DIRECT, CLUSTERS, **AT_ONCE)

@@ -127,12 +127,12 @@ def _superres(checkpoint: Checkpoint, released: SuperResolutionConfig) -> dict:
 
 
 def _told(checkpoint: Checkpoint, key: str, otherwise: Any) -> Any:
-    """A setting of `model_config.json`, or `otherwise` where the file has none."""
+    """A setting, or `otherwise` if the file leaves it open."""
     return checkpoint.settings.get(key, otherwise)
 
 
 def _number(checkpoint: Checkpoint, key: str, otherwise: int) -> int:
-    """A setting; `otherwise` comes from shapes."""
+    """A setting that is a number; `otherwise` comes from shapes."""
     value, largest = _told(checkpoint, key, otherwise), LARGEST.get(key, 10**7)
     if not 0 < value <= largest:
         raise ConversionError(

@@ -1,7 +1,7 @@
-"""Stage 2: frames between frames, recursively 5 -> 9 -> 17 -> 33 (paper section 3.1, figure 2).
+"""Recursive interpolation by stage 2, 5 -> 9 -> 17 -> 33 frames (paper section 3.1, figure 2).
 
-A window of three neighbouring frames gets one new frame in each of its two gaps; neighbours share a frame. All windows
-of a round are independent and go through the model in chunks of one fixed size, so that every round uses one
+A window of three consecutive frames gets one new frame in each of its two gaps; consecutive windows share a frame. All
+windows of a pass are independent and go through the model in chunks of one fixed size, so that all passes use one
 compiled program.
 """
 
@@ -31,14 +31,14 @@ def interpolate_once(
     chunk: int,
     on_call: Callable[[], Any] = lambda: None,
 ) -> Int[np.ndarray, "B 2T-1 N"]:
-    """One round: 2T - 1 frames in order of time.
+    """Runs one pass and returns 2T - 1 frames in order of time.
 
     Args:
-      text: of the round's duration.
-      frames: T odd, at least 3, in order of time.
-      rngs: one key a clip.
-      chunk: windows that go through the model together; the last chunk is filled up with copies.
-      on_call: told after each program that wrote frames.
+      text: text with the duration phrase of the pass.
+      frames: frames in order of time; T is odd and at least 3.
+      rngs: one key per clip.
+      chunk: windows in one call; the last chunk is padded with copies.
+      on_call: called after each call of the model.
     """
     batch, length, _ = frames.shape
     if length < 3 or length % 2 == 0:
@@ -57,13 +57,13 @@ def interpolate_once(
 
 
 def split_windows(frames: Int[np.ndarray, "B T N"]) -> Int[np.ndarray, "B windows 3 N"]:
-    """Window i holds frames 2i, 2i + 1, 2i + 2."""
+    """Windows of three frames; window i has frames 2i, 2i + 1, 2i + 2."""
     count = (frames.shape[1] - 1) // 2
     return frames[:, 2 * np.arange(count)[:, None] + np.arange(3)]
 
 
 def merge_windows(slots: Int[np.ndarray, "B windows 5 N"]) -> Int[np.ndarray, "B T N"]:
-    """Slots hold times 0, 2, 4, 1, 3: each window gives its first four times, the last window its end as well."""
+    """Frames in order of time from windows with times 0, 2, 4, 1, 3 in their slots; shared frames appear once."""
     batch, count, _, tokens = slots.shape
     body = slots[:, :, np.asarray([0, 3, 1, 4])].reshape(batch, 4 * count, tokens)
     return np.concatenate([body, slots[:, -1:, 2]], axis=1)
