@@ -54,6 +54,28 @@ class OptimizerConfig:
     muon: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Loss on held-out clips; off if `every` or `share` is 0, and then no clip is held out.
+
+    Attributes:
+      every: steps from one validation to the next.
+      batches: of `batch_size` examples each.
+      share: of the clips, chosen by their names, that training never reads.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: NotNegative
+    batches: Annotated[int, Field(gt=0, le=10_000)]
+    share: Annotated[float, Field(ge=0, le=0.5)]
+
+    @property
+    def held_out(self) -> float:
+        """Share of the clips that training does not read."""
+        return self.share if self.every else 0.0
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of the loop.
@@ -79,6 +101,7 @@ class TrainConfig:
     keep_checkpoints: Positive
     mesh: MeshConfig
     optimizer: OptimizerConfig
+    validation: ValidationConfig
 
     def __post_init__(self):
         warmup = self.optimizer.warmup_steps

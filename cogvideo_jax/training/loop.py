@@ -21,6 +21,7 @@ from cogvideo_jax.training.metrics import MetricsWriter
 from cogvideo_jax.training.optimizer import make_schedule
 from cogvideo_jax.training.state import count
 from cogvideo_jax.training.task import Batches, Task
+from cogvideo_jax.training.validation import validate
 
 Build = Callable[[Any, jax.sharding.Mesh], Task]  # of a TaskType
 
@@ -38,6 +39,7 @@ class _Run:
     mesh: jax.sharding.Mesh
     frozen: PyTree
     batches: Batches
+    held_out: list[PyTree]
     checkpoints: Checkpoints
     metrics: MetricsWriter
     stop: "_StopRequest"
@@ -70,6 +72,7 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
 
         # Data, what is only read, what is learned.
         batches, frozen = task.batches(), task.frozen()
+        held_out = task.validation_batches() if config.validation.held_out else []
         checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
         step, state = _begin(task, batches, checkpoints)
         logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
@@ -78,7 +81,7 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
         stop = _StopRequest(checkpoints)
         metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
         try:
-            run = _Run(config, task, mesh, frozen, batches, checkpoints, metrics, stop)
+            run = _Run(config, task, mesh, frozen, batches, held_out, checkpoints, metrics, stop)
             state = _steps(run, step, state)
         finally:
             metrics.close()
@@ -122,20 +125,28 @@ def _steps(run: _Run, step: int, state: PyTree) -> PyTree:
         step += 1
         pending.append((step, scalars))
         stopping = run.stop.asked(step)
-        logs = step % config.log_every == 0
+        validates = bool(run.held_out) and _due(step, config.validation.every, config.steps)
+        logs = step % config.log_every == 0 or validates
         saves = step % config.checkpoint_every == 0 or step == config.steps or stopping
         if logs or saves:
             values = _finite(pending)
             values["learning_rate"] = float(schedule(step - 1))
             values["tokens_per_second"] = task.tokens_per_batch * len(pending) / (time.monotonic() - since)
-            pending, since = [], time.monotonic()
+            if validates:
+                values |= validate(task, run.held_out, state, run.frozen, run.mesh)
             if logs:
                 run.metrics.write(step, values)
+            pending, since = [], time.monotonic()
         if saves:
             run.checkpoints.save(step, state, run.batches.get_state())
         if stopping and step < config.steps:
             raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
     return state
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    """Whether something is done after this step: every so many, and after the last."""
+    return every > 0 and (step % every == 0 or step == steps)
 
 
 def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:

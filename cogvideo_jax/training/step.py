@@ -45,6 +45,11 @@ def train_step(
     return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
 
 
+def evaluate(state: TrainState, frozen: PyTree, batch: PyTree, *, loss: Loss) -> dict[str, Float[Array, ""]]:
+    """Scalars of a batch without dropout."""
+    return loss(merge(frozen, state.trained), batch, None)[1]
+
+
 def _mean_over_parts(gradient: Callable, batch: PyTree, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:
     """(gradients, metrics), the means over parts of the batch; every device cuts its own rows, so none travel."""
 

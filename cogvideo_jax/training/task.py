@@ -53,18 +53,26 @@ class Task(abc.ABC):
     """One thing to train. Building it reads no file and fills no memory.
 
     Attributes:
+      config: its settings.
       step: (state, frozen, batch, rng) -> (state, scalars), jitted with the state donated.
+      evaluate: (state, frozen, batch) -> scalars without dropout, jitted.
       abstract: shapes, types and shardings of the arguments of `step`.
       tokens_per_batch: for tokens a second.
     """
 
+    config: TrainConfig
     step: Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[PyTree, Scalars]]
+    evaluate: Callable[[PyTree, PyTree, PyTree], Scalars]
     abstract: StepInputs
     tokens_per_batch: int
 
     @abc.abstractmethod
     def batches(self) -> Batches:
         """Batches of this process. Raises UserError for data that do not fit."""
+
+    @abc.abstractmethod
+    def validation_batches(self) -> list[PyTree]:
+        """This process's part of the held-out examples. Raises UserError if no clip is held out."""
 
     @abc.abstractmethod
     def frozen(self) -> PyTree:

@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.data.batches import MakeExample, token_batches
+from cogvideo_jax.data.batches import Example, MakeExample, held_out_batches, token_batches
+from cogvideo_jax.data.held_out import TrainingClips, held_out_clips
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
@@ -53,8 +54,17 @@ class BackboneTask(GradientTask):
     def batches(self) -> Batches:
         config, (cache, text) = self.config, self._data
         rows = meshes.batch_rows(self.mesh, config.batch_size)
+        clips = TrainingClips(cache, share=config.validation.held_out)
         make = make_example(config, text)
-        return token_batches(cache, make, batch_size=config.batch_size, seed=config.seed, rows=rows)
+        return token_batches(clips, make, batch_size=config.batch_size, seed=config.seed, rows=rows)
+
+    def validation_batches(self) -> list[Example]:
+        """As small as the microbatches of training, so that they fit into the same memory."""
+        config, (cache, text) = self.config, self._data
+        size, count = config.batch_size // config.microbatches, config.validation.batches * config.microbatches
+        clips, rows = held_out_clips(cache, share=config.validation.share), meshes.batch_rows(self.mesh, size)
+        make = make_example(config, text)
+        return held_out_batches(clips, make, batch_size=size, batches=count, seed=config.seed, rows=rows)
 
     def export(self, state: TrainState, path: Path) -> None:
         description = {"kind": self.config.part, "config": dataclasses.asdict(self.config.model)}

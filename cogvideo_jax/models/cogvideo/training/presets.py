@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 
+NO_VALIDATION = dict(every=0, batches=4, share=0.0)  # the shipped demo weights saw every clip
+
 
 def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) -> ConfigDict:
     """Transformers of the demo: two CPU cores, Muon.
@@ -22,6 +24,7 @@ def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) ->
         keep_checkpoints=2,
         dtype="float32",
         remat="nothing",
+        validation=NO_VALIDATION,
         mesh=dict(data=-1, fsdp=1, tensor=1),
         optimizer=dict(
             learning_rate=learning_rate,
@@ -54,6 +57,7 @@ def released(
         keep_checkpoints=3,
         dtype="bfloat16",
         remat="everything",
+        validation=dict(every=500, batches=1, share=0.01),
         mesh=dict(data=1, fsdp=-1, tensor=8),
         optimizer=dict(
             learning_rate=2e-4,
