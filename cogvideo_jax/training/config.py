@@ -87,6 +87,7 @@ class TrainConfig:
       batch_size: examples a step, of all devices together.
       log_every, checkpoint_every: steps.
       keep_checkpoints: how many of the newest stay.
+      ema: decay of the average of the weights (training/ema.py); 0 for none.
     """
 
     __pydantic_config__ = STRICT
@@ -101,6 +102,7 @@ class TrainConfig:
     keep_checkpoints: Positive
     mesh: MeshConfig
     optimizer: OptimizerConfig
+    ema: Decay
     validation: ValidationConfig
 
     def __post_init__(self):

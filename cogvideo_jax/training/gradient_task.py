@@ -59,7 +59,7 @@ class GradientTask(Task):
                 f"= {rows} parts of the mesh"
             )
         self.config, self.mesh, self.learner = config, mesh, learner
-        tx = make_optimizer(config.optimizer, steps=config.steps, matrices=learner.matrices)
+        tx = make_optimizer(config.optimizer, steps=config.steps, matrices=learner.matrices, ema=config.ema)
         boxed = jax.eval_shape(learner.init, jax.random.key(0))
         params, shardings = learner.split(nn.meta.unbox(boxed)), learner.split(meshes.shardings(boxed, mesh))
         create = functools.partial(TrainState.create, tx=tx)

@@ -9,6 +9,7 @@ import optax
 
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.mesh import constrain
+from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.state import TrainState, merge
 
 # (params, batch, key of dropout or None for evaluation) -> (loss, scalars)
@@ -46,8 +47,8 @@ def train_step(
 
 
 def evaluate(state: TrainState, frozen: PyTree, batch: PyTree, *, loss: Loss) -> dict[str, Float[Array, ""]]:
-    """Scalars of a batch without dropout."""
-    return loss(merge(frozen, state.trained), batch, None)[1]
+    """Scalars of a batch without dropout, with the averaged weights where there are any."""
+    return loss(merge(frozen, averaged(state.opt_state, state.trained)), batch, None)[1]
 
 
 def _mean_over_parts(gradient: Callable, batch: PyTree, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:

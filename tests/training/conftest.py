@@ -94,6 +94,7 @@ def make_config(cache):
             microbatches=1,
             attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
+            ema=0.0,
             validation=dict(every=0, batches=1, share=0.0),
             model=dataclasses.asdict(model),
             data=dict(cache=str(cache.path), text_model=str(cache.path / "text.model")),

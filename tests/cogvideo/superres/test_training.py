@@ -103,6 +103,7 @@ def make_config(cache, sizes, base):
             microbatches=1,
             attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
+            ema=0.0,
             validation=dict(every=0, batches=1, share=0.0),
             base=str(base),
             train_base=part == "itersr",

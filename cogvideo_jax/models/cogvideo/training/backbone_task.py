@@ -23,6 +23,7 @@ from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Trans
 from cogvideo_jax.nn.attention import Kernel, kernel_for
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.export import export
 from cogvideo_jax.training.gradient_task import GradientTask, Learner
 from cogvideo_jax.training.init_from import Origins, check_complete, check_shapes, from_file
@@ -68,7 +69,9 @@ class BackboneTask(GradientTask):
 
     def export(self, state: TrainState, path: Path) -> None:
         description = {"kind": self.config.part, "config": dataclasses.asdict(self.config.model)}
-        export(path, state.trained, description | {"tokenizer": self._data.cache.fingerprint})
+        export(
+            path, averaged(state.opt_state, state.trained), description | {"tokenizer": self._data.cache.fingerprint}
+        )
 
     @functools.cached_property
     def _data(self) -> OpenData:

@@ -105,4 +105,4 @@ def transformer(part: str, *, model: TransformerConfig | SuperResolutionConfig, 
 
 def task(part: str, *, model: Any, **own: Any) -> ConfigDict:
     """Settings that all parts share; `own` adds the others."""
-    return ConfigDict(dict(family="cogvideo", part=part, seed=0, model=dataclasses.asdict(model), **own))
+    return ConfigDict(dict(family="cogvideo", part=part, seed=0, ema=0.0, model=dataclasses.asdict(model), **own))

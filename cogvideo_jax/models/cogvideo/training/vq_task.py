@@ -24,6 +24,7 @@ from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
 from cogvideo_jax.notation import PyTree, UInt8
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.training import state as states
+from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.export import export
 from cogvideo_jax.training.optimizer import make_optimizer
 from cogvideo_jax.training.task import Batches, StepInputs, Task
@@ -36,7 +37,7 @@ class TokenizerTask(Task):
 
     def __init__(self, config: TokenizerConfig, mesh: jax.sharding.Mesh):
         self.config, self.mesh, sizes = config, mesh, config.model
-        tx = make_optimizer(config.optimizer, steps=config.steps)
+        tx = make_optimizer(config.optimizer, steps=config.steps, ema=config.ema)
         shape = (config.batch_size, config.data.size, config.data.size, 3)
         frames = jax.ShapeDtypeStruct(shape, "uint8", sharding=meshes.batch_sharding(mesh))
         self._init = functools.partial(init_vq_state, sizes, tx=tx)
@@ -52,7 +53,7 @@ class TokenizerTask(Task):
 
         def evaluate(state, frozen, frames):
             del frozen
-            return vq_evaluate(state.params, state.codebook, frames, config=sizes, **losses)
+            return vq_evaluate(averaged(state.opt_state, state.params), state.codebook, frames, config=sizes, **losses)
 
         everywhere = meshes.replicated(mesh)
         self.step = jax.jit(train_step, donate_argnums=0, out_shardings=(self._sharding, everywhere))
@@ -87,7 +88,8 @@ class TokenizerTask(Task):
 
     def export(self, state: VQState, path: Path) -> None:
         description = {"kind": "tokenizer", "config": dataclasses.asdict(self.config.model)}
-        export(path, self.trained(state), description)
+        networks = averaged(state.opt_state, state.params)
+        export(path, self.trained(state) | {"networks": networks}, description)
 
     @functools.cached_property
     def _source(self) -> ClipSource:
