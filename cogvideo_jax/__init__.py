@@ -1,23 +1,44 @@
-"""CogVideo in JAX and Flax: a sentence in, a video out.
+"""Text-to-video models in JAX and Flax.
 
-    clips -> (text ids, frame ids) -> ClipLayout -> embed -> [spatial | temporal] x layers -> logits -> weighted loss
-    prompt -> text ids -> key frames -> interpolate 5 -> 9 -> 17 -> 33 -> fine ids -> VQ decode -> mp4
+    prompt -> Request -> Sampler.steps(request) -> Step, Step, ... -> frames -> file    (every family)
+    clips  -> cached features -> batches -> Task -> one training loop -> weights        (every part of every family)
 
-Rooms, in the order of the data (an arrow `A -> B` lets A import B; `tests/test_rooms.py` holds them):
+Rooms, and which others each may import (`tests/test_rooms.py` checks it):
 
-    tokens      text and video <-> ids                   (imports no other room)
-    data        videos on disk -> token batches          -> tokens
-    model       ids -> logits                            -> tokens.sequence, tokens.vocab
-    training    batches -> parameters                    -> tokens, data, model, superres
-    sampling    prompt -> frame ids                      -> tokens, model
-    superres    coarse ids -> fine ids                   -> tokens, model, sampling.logits
-    evaluation  videos -> figures                        -> tokens, data, text_to_video
-    convert     released weights <-> ours                -> tokens, model, superres
-    runtime     devices and disks, no model              (imports no room)
-    sampling_config.py, weights_folder.py  a folder of weights    -> tokens, model, superres, sampling.logits
-    text_to_video.py  prompt -> frames                   -> tokens, model, sampling, superres, the two above
-    plan.py     memory of a run                          -> text_to_video and what it runs
-    generate.py, assemble.py, cli.py                     -> what they run
+    text_to_video.py  the Python entry point                                   -> chain, models.registry
+    jobs.py           many prompts -> many files: resumption, records, sheets  -> text_to_video
+    chain.py          running, planning and timing a list of steps
+    cli/              the command `cogvideo`                                   -> all but nn, convert and the families
+    models/           registry.py names the families; each has a folder of its own, and none imports another
+      cogvideo/       2022: transformer over image tokens; key frames, interpolation, super-resolution
+                                                                               -> nn, data, training, convert, bench
+    nn/               layers that several families use
+    data/             videos on disk -> cached features -> batches; motion/ draws the demo's clips
+    training/         batches -> parameters; knows no model                    -> data
+    evaluation/       whether videos show what was asked for; motion/ judges the demo's clips
+                                                                               -> data, text_to_video
+    convert/          foreign checkpoints, read safely and one tensor at a time
+    bench/            what this machine reaches; the report of `cogvideo bench`  -> chain
+
+On the ground, for every room:
+
+    interface.py      Request, Step, Sampler, Encoder, Family: the objects that families and tools share
+    notation.py       the dimension letters and the named jaxtyping arrays
+    errors.py         UserError: mistakes that a user can mend, in one sentence
+    runtime/          devices, memory, checkpoints, schemas, media files; knows no model
 """
 
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from cogvideo_jax.text_to_video import TextToVideo
+
 __version__ = "0.1.0"
+
+
+def load(folder: str | Path | None = None, **how: Any) -> "TextToVideo":
+    """Opens weights, by default those of the demo; see `text_to_video.load`."""
+    from cogvideo_jax.text_to_video import load
+
+    return load(folder, **how)

@@ -10,15 +10,16 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Key, UInt8
-from cogvideo_jax.runtime.schemas import NotNegative, PositiveFloat, Schema, Seed
+from cogvideo_jax.runtime.schemas import NotNegative, PositiveFloat, Schema, Seed, sentence
 
 LONGEST_PROMPT = 10_000  # characters
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
@@ -79,6 +80,11 @@ class Request(Schema):
                 raise ValueError(f"expected one of {name} for each of {len(self.prompts)} prompts")
         return self
 
+    def of(self, prompts: Sequence[str], *, seeds: Sequence[int] = (), copies: Sequence[int] = ()) -> "Request":
+        """The same wish for other prompts."""
+        each = dict(prompts=tuple(prompts), seeds=tuple(seeds), copies=tuple(copies))
+        return make_request(**{name: getattr(self, name) for name in self.model_fields_set} | each)
+
     def asked(self) -> set[str]:
         """Optional fields that differ from their defaults."""
         fields = type(self).model_fields
@@ -91,18 +97,33 @@ class Request(Schema):
         return jnp.stack([jax.random.fold_in(jax.random.key(seed), copy) for seed, copy in pairs])
 
 
+def make_request(**fields: Any) -> Request:
+    """A request of these fields. Raises UserError, in one sentence, if one of them cannot be."""
+    try:
+        return Request(**fields)
+    except ValidationError as error:
+        raise UserError(sentence(error, "the request")) from error
+
+
+class Features(Protocol):
+    """Key frames as a family keeps them."""
+
+    def save(self, path: Path, *, prompt: str) -> None:
+        """Writes what `Sampler.read_start` reads."""
+
+
 class Clips(NamedTuple):
     """What the last step returns.
 
     Attributes:
       frames: of every prompt.
       fps: frames a second.
-      features: of key frames, what `Sampler.save_key_frames` keeps for a later request; else None.
+      features: of key frames, what a later request goes on from, one a video; else None.
     """
 
     frames: UInt8[np.ndarray, "B T H W 3"]
     fps: float
-    features: np.ndarray | None = None
+    features: Sequence[Features] | None = None
 
 
 class StepMemory(NamedTuple):
@@ -121,28 +142,41 @@ class StepMemory(NamedTuple):
     host: int = 0
 
 
+class Program(NamedTuple):
+    """A program that a step calls.
+
+    Attributes:
+      lowered: ready to be compiled; XLA keeps the result for the call itself.
+      calls: how often the step calls it.
+    """
+
+    lowered: jax.stages.Lowered
+    calls: int
+
+
 @dataclasses.dataclass(frozen=True)
 class Step:
     """One link of a chain.
 
     Attributes:
       name: what it makes, in a word or two.
-      calls: how often `run` reports progress, each time after one call of the last of its programs.
-      programs: lowers what `run` will call; nothing is loaded for it.
-      memory: what it takes beside its programs' work.
-      run: (result of the step before, called after each call) -> result.
-      rows: rows of one call.
-      shrinks: whether fewer rows a call may be asked for.
+      calls: how often `run` reports progress.
+      programs: lowers everything large that `run` calls; nothing is loaded for it. Steps that share programs share
+        this very function.
+      memory: what the step takes beside its programs' work.
+      run: (result of the step before, reports progress) -> result.
+      rows: batch rows of one call.
+      limit: name under which fewer rows a call can be asked for; "" if they cannot.
       advice: what a user can change if it does not fit.
     """
 
     name: str
     calls: int
-    programs: Callable[[], Sequence[jax.stages.Lowered]]
+    programs: Callable[[], Sequence[Program]]
     memory: Callable[[], StepMemory]
     run: Callable[[Any, Callable[[], None]], Any]
     rows: int = 1
-    shrinks: bool = False
+    limit: str = ""
     advice: str = ""
 
 
@@ -150,21 +184,48 @@ class Sampler(abc.ABC):
     """Opened weights of one family; no transformer is loaded before a step runs."""
 
     takes: ClassVar[frozenset[str]] = frozenset()  # optional fields of Request that the family knows
+    picture_size: int | None = None  # side in pixels of the square pictures that it reads; None for any size
 
-    @abc.abstractmethod
-    def check(self, request: Request) -> list[str]:
-        """Warnings about a request that can be made. Raises UserError for one that cannot."""
+    def check_fields(self, request: Request) -> None:
+        """Raises UserError if these weights cannot make what a request asks for, whatever its prompts are."""
+        unknown = request.asked() - self.takes - {"prompts", "seeds", "copies"}
+        if unknown:
+            raise UserError(f"these weights do not take {', '.join(sorted(unknown))}; leave it out")
+        self.fps(request)
+
+    def check_prompts(self, request: Request) -> list[str]:
+        """Warnings about prompts. Raises UserError for one that these weights cannot take."""
+        return []
 
     @abc.abstractmethod
     def fps(self, request: Request) -> float:
         """Frames a second of the result. Raises UserError for what the weights cannot give."""
+
+    def read_start(self, path: Path) -> tuple[Start, str]:
+        """Key frames that `Features.save` wrote, and their prompt.
+
+        Raises:
+          UserError: the file cannot be read, or these weights cannot go on from it.
+        """
+        raise UserError(f"{path}: these weights cannot go on from key frames")
+
+    def start_fps(self, fps: float | None, given: float | None) -> float:
+        """Rate at which to read a video whose frame rate is raised to `fps`, by default the highest there is.
+
+        Args:
+          given: the rate that the user asks for; None chooses one.
+
+        Raises:
+          UserError: `fps` cannot be reached from there.
+        """
+        raise UserError("these weights cannot raise the frame rate of a video")
 
     @abc.abstractmethod
     def steps(self, request: Request, rows: Mapping[str, int] | None = None) -> list[Step]:
         """The chain; the first step gets None, the last returns Clips.
 
         Args:
-          rows: step name -> most rows a call, for steps that shrink.
+          rows: limit -> most batch rows a call, for steps that have a limit.
         """
 
 
@@ -185,6 +246,9 @@ class Opening:
     growing_cache: bool = False
 
 
+DEFAULT_OPENING = Opening()
+
+
 class Encoder(abc.ABC):
     """Turns clips into what a family trains on."""
 
@@ -199,6 +263,35 @@ class Encoder(abc.ABC):
         """Adds to a finished cache what training reads beside the clips."""
 
 
+class Benchmark(NamedTuple):
+    """Something whose speed `cogvideo bench` measures.
+
+    Attributes:
+      help: one line for the command line.
+      add_arguments: adds the options that only it has.
+      settings: options -> keyword arguments of every measurement.
+      measure: options; `machine`, `trace` and one of the settings -> a NamedTuple of figures, whose method `cells`
+        gives them as text by column.
+    """
+
+    help: str
+    add_arguments: Callable[[Any], None]
+    settings: Callable[[Any], list[dict[str, Any]]]
+    measure: Callable[..., Any]
+
+
+class Command(NamedTuple):
+    """What a family does in a command of its own making: `cogvideo convert` or `cogvideo assemble`.
+
+    Attributes:
+      add_arguments: adds its options.
+      run: options -> what to print.
+    """
+
+    add_arguments: Callable[[Any], None]
+    run: Callable[[Any], list[str]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """A family of models; `models/registry.py` names all of them.
@@ -206,8 +299,11 @@ class Family:
     Attributes:
       name: as in `pipeline.json` and in training configs.
       open: folder of weights, how -> sampler.
-      tasks: name -> what `cogvideo train` trains: see `training.task.Task`.
-      encoder: opens what `cogvideo tokenize` encodes with.
+      demo: folder of the weights that come with the package, if any.
+      random: size, how -> sampler with random weights, for benchmarks.
+      sizes: that `random` knows.
+      tasks: imports and returns what `cogvideo train` trains, by name; see `training.task`.
+      encoder: tokenizer weights, text model or None, its size -> what `cogvideo tokenize` encodes with.
       benchmarks: name -> what `cogvideo bench` measures.
       convert: foreign checkpoints <-> ours.
       assemble: trained parts -> a folder of weights.
@@ -215,8 +311,11 @@ class Family:
 
     name: str
     open: Callable[[Path, Opening], Sampler]
-    tasks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    demo: Path | None = None
+    random: Callable[[str, Opening], Sampler] | None = None
+    sizes: tuple[str, ...] = ()
+    tasks: Callable[[], Mapping[str, Any]] = dict
     encoder: Callable[..., Encoder] | None = None
-    benchmarks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    convert: Any = None
-    assemble: Any = None
+    benchmarks: Mapping[str, Benchmark] = dataclasses.field(default_factory=dict)
+    convert: Command | None = None
+    assemble: Command | None = None

@@ -1,30 +1,22 @@
-"""Prompts -> files: what `cogvideo generate` and `cogvideo interpolate` do around `TextToVideo`."""
+"""Many prompts to many files: names, formats, what is there already, and batches."""
 
-import json
 import re
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from absl import logging
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
-from cogvideo_jax.notation import Array, Int, Key, UInt8
-from cogvideo_jax.runtime import media as video_io
-from cogvideo_jax.runtime.jsonl import read_lines
+from cogvideo_jax.interface import Request, Start
+from cogvideo_jax.runtime import media
 from cogvideo_jax.runtime.mesh import round_up
-from cogvideo_jax.runtime.weights import load_weights, save_weights
+from cogvideo_jax.runtime.record import Record
+from cogvideo_jax.text_to_video import KEY_FRAMES, WRITERS, TextToVideo, Video
 
-WRITERS = {".mp4": video_io.write_mp4, ".gif": video_io.write_gif}
 SHEET = ".png"
-KEY_FRAMES = ".keyframes"  # what stage 1 wrote, for stage 2 to go on from
-RECORD = "videos.jsonl"  # of a folder made from a file of prompts: what each video is of
 LONGEST_NAME = 60
 
 
@@ -69,7 +61,7 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     if num < 1:
         raise UserError(f"--num must be at least 1, got {num}")
     out, several = Path(out), len(prompts) * num > 1
-    names_file = out.suffix.lower() in (*WRITERS, SHEET, KEY_FRAMES)
+    names_file = out.suffix.lower() in WRITERS
     if names_file and several:
         raise UserError(f"{out} is one file, but {len(prompts) * num} videos are asked for; give a folder")
     folder = out.parent if names_file else out
@@ -85,79 +77,62 @@ def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Seq
     return jobs
 
 
-class Record:
-    """What a folder already has: a line for every finished video, with all that decides how it looks.
-
-    Args:
-      path: JSON lines; None keeps none, and then nothing is ever done already.
-      asked: what all videos of a run have in common.
-    """
-
-    def __init__(self, path: Path | None, asked: dict[str, Any]):
-        self.path, self.asked = path, asked
-
-    def left(self, jobs: Sequence[Job]) -> list[Job]:
-        """Those that are still to be made: not recorded in this way, or a file of theirs is gone."""
-        lines = read_lines(self.path) if self.path else []
-        done = {_text({key: line[key] for key in line if key != "files"}) for line in lines if self._is_there(line)}
-        return [job for job in jobs if _text(self._line(job)) not in done]
-
-    def add(self, job: Job, files: Sequence[Path]) -> None:
-        """A video is finished."""
-        if self.path is None:
-            return
-        line = _text(self._line(job) | {"files": [file.name for file in files]})
-        with self.path.open("ab+") as file:
-            file.seek(max(0, file.tell() - 1))
-            ended = file.read() in (b"", b"\n")  # not where a kill has cut a line
-            file.write(f"{'' if ended else chr(10)}{line}\n".encode())
-
-    def _line(self, job: Job) -> dict[str, Any]:
-        return {"video": job.path.name, "prompt": job.prompt, "copy": job.copy, **self.asked}
-
-    def _is_there(self, line: Any) -> bool:
-        names = line.get("files") if isinstance(line, dict) else None
-        return bool(names) and all((self.path.parent / Path(name).name).exists() for name in names)
-
-
-def _text(line: dict[str, Any]) -> str:
-    return json.dumps(line, ensure_ascii=False, sort_keys=True)
+def left_to_do(jobs: Sequence[Job], record: Record) -> list[Job]:
+    """Those that are not recorded in this way, or a file of which is gone."""
+    return [job for job in jobs if not record.has(job.path.name, prompt=job.prompt, copy=job.copy)]
 
 
 def run_jobs(
     jobs: Sequence[Job],
     *,
+    pipe: TextToVideo,
+    wish: Request,
     seed: int,
     together: int,
-    make: Callable[[list[str], Key[Array, "B"]], Sequence],
-    write: Callable[[Path, str, Any], list[Path]],
+    formats: Sequence[str],
     record: Record,
+    rows: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Makes everything, some videos together, and returns the paths. Files are written while the next batch is made.
 
     Args:
-      make: prompts and keys -> one result a prompt.
-      write: path, prompt and result -> the files written.
+      wish: what is asked of every job beside its prompt.
+      formats: suffixes of the files of each video.
       record: is told of every finished video.
+      rows: limits that the memory plan found; see `Sampler.steps`.
     """
-
-    def finish(job: Job, result) -> list[Path]:
-        files = write(job.path, job.prompt, result)
-        record.add(job, files)
-        logging.info("wrote %s", job.path)
-        return files
-
     finishing: list[Future] = []
     with ThreadPoolExecutor(max_workers=1) as pool:
         for start in range(0, len(jobs), together):
             part = jobs[start : start + together]
             filled = [part[i % len(part)] for i in range(together)]  # one shape: compiled once
-            keys = jnp.stack([_job_key(seed, job) for job in filled])
-            results = make([job.prompt for job in filled], keys)
+            request = request_of(filled, wish, seed=seed)
+            clips = pipe.run(request, steps=pipe.sampler.steps(request, rows), progress=True)
             for done in finishing:
                 done.result()  # a disk that is full ends the run here
-            finishing += [pool.submit(finish, job, result) for job, result in zip(part, results)]
+            videos = pipe.videos(request, clips)
+            finishing += [pool.submit(_finish, job, video, formats, record) for job, video in zip(part, videos)]
     return [path for done in finishing for path in done.result()]
+
+
+def request_of(jobs: Sequence[Job], wish: Request, *, seed: int) -> Request:
+    """What jobs ask for together. The same prompt, copy and seed give the same video, whatever is made beside it."""
+    return wish.of([job.prompt for job in jobs], seeds=[seed] * len(jobs), copies=[job.copy for job in jobs])
+
+
+def _finish(job: Job, video: Video, formats: Sequence[str], record: Record) -> list[Path]:
+    files = save_video(video, job.path, formats)
+    record.add(job.path.name, prompt=job.prompt, copy=job.copy, files=[file.name for file in files])
+    logging.info("wrote %s", job.path)
+    return files
+
+
+def save_video(video: Video, path: Path, formats: Sequence[str]) -> list[Path]:
+    """Writes one video in every format, beside each other, and first what key frames are continued from."""
+    suffixes = dict.fromkeys([path.suffix.lower(), *formats[1:]])
+    if video.features is not None:
+        suffixes = dict.fromkeys([KEY_FRAMES, ".mp4", *suffixes])
+    return [video.save(path.with_suffix(suffix)) for suffix in suffixes]
 
 
 def together_of(batch: int, videos: int) -> int:
@@ -167,82 +142,37 @@ def together_of(batch: int, videos: int) -> int:
     return round_up(min(batch, videos))
 
 
-def write_clip(path: Path, clip: UInt8[np.ndarray, "T H W 3"], *, fps: float, formats: Sequence[str]) -> list[Path]:
-    """Writes one video in every format, beside each other."""
-    paths = []
-    for suffix in dict.fromkeys([path.suffix.lower(), *formats[1:]]):
-        target = path.with_suffix(suffix)
-        if suffix == SHEET:
-            video_io.write_contact_sheet(target, [clip])
-        else:
-            WRITERS[suffix](target, clip, fps=fps)
-        paths.append(target)
-    return paths
-
-
-def write_picture(path: Path, picture: UInt8[np.ndarray, "H W 3"]) -> list[Path]:
-    """Writes a PNG."""
-    video_io.write_contact_sheet(path, [picture[None]])
-    return [path]
-
-
-def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: float, tokenizer: str) -> list[Path]:
-    """Writes what stage 2 needs to go on: a few kilobytes.
-
-    Args:
-      fps: frames a second of the key frames.
-      tokenizer: fingerprint of the one whose ids they are.
-    """
-    path = path.with_suffix(KEY_FRAMES)
-    description = {"kind": "keyframes", "prompt": prompt, "fps": fps, "tokenizer": tokenizer}
-    save_weights(path, {"ids": np.asarray(ids, np.int32)}, description)
-    return [path]
-
-
-def read_key_frames(path: Path, *, tokenizer: str) -> tuple[Int[np.ndarray, "T N"], str, float]:
-    """Ids, prompt and frames a second.
+def usable(pipe: TextToVideo, jobs: Sequence[Job], wish: Request) -> tuple[list[Job], list[str]]:
+    """Jobs whose prompts the weights can take, and one sentence for every other prompt.
 
     Raises:
-      UserError: no such file, or one of another kind or another tokenizer.
+      UserError: the weights cannot make what is wished for, whatever the prompts.
     """
-    tree, description = load_weights(path)
-    if description.get("kind") != "keyframes" or set(tree) != {"ids"}:
-        raise UserError(f"{path} holds no key frames; `cogvideo generate --key-frames` writes them")
-    if description["tokenizer"] != tokenizer:
-        raise UserError(f"{path} was made with another tokenizer than that of these weights")
-    return tree["ids"], description["prompt"], description["fps"]
+    pipe.sampler.check_fields(wish)
+    good, complaints = [], {}
+    for job in jobs:
+        try:
+            warnings = pipe.sampler.check_prompts(request_of([job], wish, seed=0))
+        except UserError as error:
+            complaints[job.prompt] = str(error)
+        else:
+            good.append(job)
+            for warning in warnings if job.copy == 0 else ():
+                logging.warning(warning)
+    return good, list(complaints.values())
 
 
-def read_frames(path: Path, *, fps: float, size: int, max_seconds: float) -> UInt8[np.ndarray, "T H W 3"]:
+def read_start(path: Path, *, fps: float, size: int, max_seconds: float) -> Start:
     """An odd number of at least three frames of a user's video, at `fps`.
 
     Raises:
       UserError: the video cannot be read or is too short.
     """
-    frames = video_io.read_video(path, fps=fps, max_seconds=max_seconds, size=size)
+    frames = media.read_video(path, fps=fps, max_seconds=max_seconds, size=size)
     frames = frames[: len(frames) - 1 + len(frames) % 2]
     if len(frames) < 3:
         raise UserError(f"{path} is too short: it has {len(frames)} frames at {fps:g} a second, and 3 are needed")
-    return frames
-
-
-def usable(video: TextToVideo, jobs: Sequence[Job]) -> tuple[list[Job], list[str]]:
-    """Those whose prompts the weights can take, and one sentence for every other prompt."""
-    good, complaints = [], {}
-    for job in jobs:
-        try:
-            video.check(job.prompt)
-            good.append(job)
-            if job.copy == 0 and (unknown := video.out_of_vocabulary(job.prompt)):
-                logging.warning("these weights have never seen %s; expect nonsense", ", ".join(unknown))
-        except ValueError as error:
-            complaints[job.prompt] = str(error)
-    return good, list(complaints.values())
-
-
-def _job_key(seed: int, job: Job) -> jax.Array:
-    """The same prompt, copy and seed give the same video, whatever else is made beside it."""
-    return jax.random.fold_in(jax.random.key(seed), job.copy)
+    return Start(frames, fps)
 
 
 def _make_writable(folder: Path) -> None:

@@ -8,7 +8,7 @@
 #SBATCH --signal=TERM@120
 set -euo pipefail
 
-VENV=${VENV:-$PWD/.venv} # with the package and its extra [gpu]
+VENV=${VENV:-$PWD/.venv} # with the package and its extras [train,gpu]
 DRY_RUN=0
 [[ ${1:-} != --dry-run ]] || { DRY_RUN=1 && shift; }
 USAGE="usage: sbatch launch/slurm.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]"

@@ -20,5 +20,5 @@ everywhere() { run gcloud compute tpus tpu-vm ssh "$NAME" --zone="$ZONE" --worke
 train="launch/restart.sh cogvideo train --distributed --config=$CONFIG --workdir=$WORKDIR $*"
 run git archive --output=/tmp/cogvideo_jax.tar.gz HEAD
 run gcloud compute tpus tpu-vm scp /tmp/cogvideo_jax.tar.gz "$NAME:" --zone="$ZONE" --worker=all
-everywhere "mkdir -p cogvideo_jax && tar xzf cogvideo_jax.tar.gz -C cogvideo_jax && python3 -m venv venv && venv/bin/pip install -q './cogvideo_jax[tpu]'"
+everywhere "mkdir -p cogvideo_jax && tar xzf cogvideo_jax.tar.gz -C cogvideo_jax && python3 -m venv venv && venv/bin/pip install -q './cogvideo_jax[train,tpu]'"
 everywhere "cd cogvideo_jax && PATH=\$HOME/venv/bin:\$PATH tmux new -d -s $SESSION \"$train 2>&1 | tee -a \$HOME/$SESSION.log\""

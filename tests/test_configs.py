@@ -66,7 +66,7 @@ def test_an_unknown_key_and_a_missing_key_are_errors(path):
 
 
 def test_the_commands_of_the_readme_give_settings_that_exist():
-    text = (FOLDER.parent / "README.md").read_text(encoding="utf-8")
+    text = (FOLDER / "README.md").read_text(encoding="utf-8")
     lines = re.findall(r"^(?:\| `)?(cogvideo train --config=.*?)(?:`.*)?$", text, re.MULTILINE)
     assert len(lines) >= 8
     for line in lines:

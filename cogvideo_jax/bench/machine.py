@@ -1,4 +1,4 @@
-"""What this machine can do at best, measured in the same run as what is compared with it."""
+"""Best speed of this machine, measured in the same run as the parts that are compared with it."""
 
 import contextlib
 import time
@@ -11,17 +11,19 @@ import jax.numpy as jnp
 from cogvideo_jax.notation import Array
 
 TRIES = 20
-COPY_BYTES = {"cpu": 2**28}  # far more than any cache holds
+COPY_BYTES = {"cpu": 2**28}  # far more than any processor cache
 MATRIX_SIDE = {"cpu": 1536}
 ELSEWHERE_BYTES, ELSEWHERE_SIDE = 2**31, 8192
 
 
 class Machine(NamedTuple):
-    """Attributes:
-    device: its name.
-    bandwidth: bytes a second of a copy, read and written ones together.
-    reads: bytes a second of a sum, which writes nothing.
-    flops: operations a second of a matrix product.
+    """Measured speed of a machine.
+
+    Attributes:
+      device: its name.
+      bandwidth: bytes per second of a copy, counting reads and writes.
+      reads: bytes per second of a sum, which only reads.
+      flops: operations per second of a matrix product.
     """
 
     device: str
@@ -30,18 +32,18 @@ class Machine(NamedTuple):
     flops: float
 
     def describe(self) -> str:
-        """As text."""
+        """One line of text."""
         speeds = f"copies {self.bandwidth / 1e9:.1f} GB/s, reads {self.reads / 1e9:.1f} GB/s"
         return f"{self.device}: {speeds}, multiplies {self.flops / 1e9:.0f} GFLOP/s"
 
 
 def measure(dtype: jnp.dtype) -> Machine:
-    """The best of many tries, on one device."""
+    """Best of many runs on one device."""
     [device] = jax.devices()[:1]
     size = COPY_BYTES.get(device.platform, ELSEWHERE_BYTES)
     side = MATRIX_SIDE.get(device.platform, ELSEWHERE_SIDE)
     numbers, matrix = jnp.zeros(size // jnp.dtype(dtype).itemsize, dtype), jnp.zeros((side, side), dtype)
-    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place: fresh memory would have to be found first
+    add_one = jax.jit(lambda x: x + 1, donate_argnums=0)  # in place, without allocating memory
 
     def copy() -> Array:
         nonlocal numbers
@@ -55,17 +57,17 @@ def measure(dtype: jnp.dtype) -> Machine:
 
 
 def peak_bytes() -> int:
-    """Of device memory at the fullest moment of this process; 0 where the device does not say."""
+    """Peak device memory of this process; 0 if the device does not report it."""
     return (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use", 0)
 
 
 def profile(folder: str | None) -> contextlib.AbstractContextManager:
-    """Writes what runs inside to a folder that TensorBoard and Perfetto show; nothing without a folder."""
+    """Profiles the body to a folder for TensorBoard and Perfetto; does nothing without a folder."""
     return jax.profiler.trace(folder) if folder else contextlib.nullcontext()
 
 
 def best_seconds(run: Callable[[], Any], *, repeats: int = 3, trace: str | None = None) -> float:
-    """The shortest call after one that warms up; a profile of the last."""
+    """Seconds of the fastest call after a warm-up; profiles the last one."""
     jax.block_until_ready(run())
     times = []
     for repeat in range(repeats):

@@ -1,4 +1,4 @@
-"""Figures as they come: a line on the screen for each setting, all of them as JSON where asked."""
+"""Report of a benchmark: one line per setting as it is measured, and optionally JSON."""
 
 import json
 import sys
@@ -17,18 +17,16 @@ def report(
     machine: Machine,
     measure: Callable[..., Any],
     settings: Sequence[Mapping[str, Any]],
-    cells: Callable[[Any], dict[str, str]],
     *,
     asked: dict[str, Any],
     out: str | None,
 ) -> int:
-    """Measures every setting; one that does not fit is named and left out. Returns the number of those.
+    """Measures every setting, names those that do not fit, and returns their number.
 
     Args:
-      measure: called with each of the settings; returns a NamedTuple.
-      cells: what to show of it, by column.
-      asked: the options of the command, for the JSON.
-      out: where to write the JSON.
+      measure: called with each setting; returns a NamedTuple whose `cells()` are shown by column.
+      asked: options of the command, for the JSON.
+      out: file for the JSON.
     """
     print(machine.describe(), flush=True)
     rows = []
@@ -39,7 +37,7 @@ def report(
             name = ", ".join(f"{key} {value}" for key, value in setting.items())
             print(f"cogvideo bench: {name}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
-        shown = cells(row)
+        shown = row.cells()
         if not rows:
             print("".join(f"{name:>{WIDTH}}" for name in shown))
         print("".join(f"{value:>{WIDTH}}" for value in shown.values()), flush=True)

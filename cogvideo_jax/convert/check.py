@@ -1,4 +1,4 @@
-"""What is wrong with a checkpoint's names, shapes and types, as one sentence that stays short for 48 layers."""
+"""Checks the names, shapes and types of a checkpoint; errors are one sentence that stays short for 48 layers."""
 
 import re
 from collections.abc import Iterable
@@ -7,14 +7,14 @@ from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 
 WEIGHTS = ("float16", "bfloat16", "float32")
-LISTED = 12  # groups of names of each kind of fault that are written out
+LISTED = 12  # groups of names that are written out for each kind of fault
 
 
 def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *, source: object) -> None:
-    """Compares names and shapes.
+    """Compares names and shapes, and requires floating-point types.
 
     Raises:
-      ConversionError: lists missing, unexpected and misshapen names, and those that are no floating-point weights.
+      ConversionError: lists missing, unexpected and misshapen names, and those of other types.
     """
     both = found.keys() & expected.keys()
     misshapen = [name for name in both if found[name].shape != expected[name]]
@@ -32,7 +32,7 @@ def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *
 
 
 def check_one_type(found: dict[str, Leaf], names: list[str], *, source: object) -> None:
-    """Layers that become one leaf must have one type."""
+    """Raises ConversionError unless all layers that become one leaf have one type."""
     types = {found[name].dtype.name for name in names}
     if len(types) > 1:
         raise ConversionError(
@@ -41,7 +41,7 @@ def check_one_type(found: dict[str, Leaf], names: list[str], *, source: object) 
 
 
 def grouped(names: Iterable[str]) -> list[str]:
-    """Names that differ in their layer as one: `layers.{0..47}.bias`; anything odd in a name is escaped."""
+    """Groups names that differ only in their layer, `layers.{0..47}.bias`, and escapes unusual characters."""
     groups: dict[tuple[str, str | None], list[int]] = {}
     for name in sorted(names):
         number = re.search(r"\.(\d{1,6})(?=\.|$)", name)

@@ -1,8 +1,8 @@
 """Files of `torch.save`: read one tensor at a time through a memory map, written one tensor at a time.
 
 In: a file whose pickle is a dict of tensors, or has one under the key "module" as SwissArmyTransformer saves it.
-Reading never runs what a pickle asks for: `weights_only` refuses every name but those of tensors, and those of the
-plain bookkeeping that training leaves beside the weights are replaced by an empty stand-in.
+Reading never runs code of a pickle: `weights_only` refuses every name except those of tensors, and the plain
+bookkeeping that training saves beside the weights is replaced by an empty stand-in.
 """
 
 import io
@@ -23,10 +23,10 @@ from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
 OLDEST_TORCH = (2, 10)  # the first whose weights_only withstands crafted files (CVE-2025-32434, CVE-2026-24747)
-OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how files of torch before 1.6 begin
+OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of files of torch before 1.6
 OLD_FORMAT_LIMIT = 2 << 30  # bytes; such files cannot be mapped
-MAPPED = 64 << 20  # bytes that are read before the map is renewed, which gives its pages back
-ALIGNMENT = 64  # of every tensor in the file, as torch writes it
+MAPPED = 64 << 20  # bytes to read before the map is renewed, which frees its pages
+ALIGNMENT = 64  # bytes; alignment of every tensor in the file, as torch writes it
 NUMPY = {
     name: np.dtype(name)
     for name in ("float16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -45,7 +45,7 @@ BOOKKEEPING = (
 
 
 class StandIn:
-    """Takes the place of an object that is not needed; keeps nothing of it."""
+    """Empty replacement for an object that is not needed."""
 
     def __init__(self, *_):
         pass
@@ -55,7 +55,7 @@ class StandIn:
 
 
 def import_torch() -> Any:
-    """The module torch.
+    """Imports torch.
 
     Raises:
       ConversionError: it is not installed, or too old to be safe.
@@ -68,19 +68,19 @@ def import_torch() -> Any:
     if version < OLDEST_TORCH:
         oldest = ".".join(map(str, OLDEST_TORCH))
         raise ConversionError(
-            f"torch {torch.__version__} can be made to run code by a crafted file; install {oldest} or later"
+            f"a crafted file can make torch {torch.__version__} run code; install torch {oldest} or later"
         )
     return torch
 
 
 class TorchFile:
-    """Tensors by name; `leaves` says what there is.
+    """Open file of tensors; `leaves` has the type and shape of each name.
 
     Args:
-      label: what refusals call the file.
+      label: name of the file in errors.
 
     Raises:
-      ConversionError: the file is damaged, is not a dict of plain tensors, or its pickle asks for anything else.
+      ConversionError: the file is damaged, is not a dict of plain tensors, or its pickle asks for other objects.
     """
 
     def __init__(self, path: Path, *, label: str):
@@ -88,10 +88,10 @@ class TorchFile:
         if self._mapped:
             _check_archive(path, label)
         elif not is_old_format(path):
-            raise ConversionError(f"{label} is damaged, or no file of torch")
+            raise ConversionError(f"{label} is damaged or not a torch file")
         elif path.stat().st_size > OLD_FORMAT_LIMIT:
             raise ConversionError(
-                f"{label} is in the format before torch 1.6, too large to be read at once; save it again"
+                f"{label} has the format of torch before 1.6 and is too large to read at once; save it again"
             )
         self._tensors, self._read = self._load(), 0
         self.leaves = {name: _leaf(name, tensor, label) for name, tensor in self._tensors.items()}
@@ -110,7 +110,7 @@ class TorchFile:
     def _load(self) -> dict[str, Any]:
         torch, label = import_torch(), self._label
         allowed = [(StandIn, name) for name in BOOKKEEPING]
-        with conversion_errors(f"{label} is damaged, or no file of torch"):
+        with conversion_errors(f"{label} is damaged or not a torch file"):
             try:
                 with torch.serialization.safe_globals(allowed):
                     saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=self._mapped)
@@ -125,24 +125,22 @@ class TorchFile:
             tensors = saved.get("module", saved) if isinstance(saved, dict) else None
             if not isinstance(tensors, dict) or not tensors or not all(map(torch.is_tensor, tensors.values())):
                 raise ConversionError(
-                    f"{label} holds no weights: expected a dict of tensors, or one under the key 'module'"
+                    f"{label} has no weights; expected a dict of tensors, or one under the key 'module'"
                 )
             return {str(name): tensor.detach() for name, tensor in tensors.items()}
 
 
 def is_old_format(path: Path) -> bool:
-    """True for a file that torch before 1.6 wrote."""
+    """True for a file written by torch before 1.6."""
     with path.open("rb") as file:
         return file.read(len(OLD_FORMAT)) == OLD_FORMAT
 
 
 def _check_archive(path: Path, label: str) -> None:
-    """Every byte by its checksum; and nothing compressed, which could not be mapped."""
-    with conversion_errors(f"{label} is damaged, or no file of torch"), zipfile.ZipFile(path) as archive:
+    """Checks every member's checksum, and that none is compressed, because it could not be mapped."""
+    with conversion_errors(f"{label} is damaged or not a torch file"), zipfile.ZipFile(path) as archive:
         if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-            raise ConversionError(
-                f"{label} was packed again with compression; torch never does that, so unpack it first"
-            )
+            raise ConversionError(f"{label} was compressed after torch wrote it; unpack it first")
         broken = archive.testzip()
         if broken is not None:
             raise ConversionError(f"{label} is damaged: the checksum of {broken!r} is wrong")
@@ -151,7 +149,7 @@ def _check_archive(path: Path, label: str) -> None:
 def _leaf(name: str, tensor: Any, label: str) -> Leaf:
     kind = str(tensor.dtype).removeprefix("torch.")
     if kind not in NUMPY or str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
-        raise ConversionError(f"{label}: {name[:80]!r} is a {kind} tensor of a kind that is not read here")
+        raise ConversionError(f"{label}: {name[:80]!r} is a {kind} tensor, which is not supported")
     return Leaf(NUMPY[kind], tuple(tensor.shape))
 
 
@@ -162,23 +160,23 @@ def _as_numpy(tensor: Any) -> np.ndarray:
     return bits.view(ml_dtypes.bfloat16)
 
 
-def write_torch_file(path: Path, leaves: dict[str, Leaf], *, pieces: Callable[[str], Iterable[np.ndarray]]) -> None:
-    """Writes what `torch.save({"module": {name: tensor, ...}}, path)` would, with one piece in memory at a time.
+def write_torch_file(path: Path, leaves: dict[str, Leaf], *, chunks: Callable[[str], Iterable[np.ndarray]]) -> None:
+    """Writes the file of `torch.save({"module": {name: tensor, ...}}, path)` with one chunk in memory at a time.
 
     Args:
-      pieces: name -> arrays that fill the tensor from its first byte to its last.
+      chunks: name -> arrays that fill the tensor from its first byte to its last.
     """
     torch = import_torch()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, "data.pkl", [_structure(leaves, torch)])
         _add(archive, "byteorder", [sys.byteorder.encode()])
         for index, name in enumerate(leaves):
-            _add(archive, f"data/{index}", (memoryview(as_bytes(piece)) for piece in pieces(name)))
+            _add(archive, f"data/{index}", (memoryview(as_bytes(chunk)) for chunk in chunks(name)))
         _add(archive, "version", [b"3\n"])
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: Iterable[bytes | memoryview]) -> None:
-    """One stored member whose data begins at a multiple of ALIGNMENT, by padding its header."""
+    """Adds a stored member; padding in its header aligns its data to ALIGNMENT."""
     member = zipfile.ZipInfo(f"archive/{name}")
     header = 30 + len(member.filename) + 20 + 4  # fixed part, name, the sizes in 64 bits, the head of the padding
     padding = -(archive.fp.tell() + header) % ALIGNMENT
@@ -189,7 +187,7 @@ def _add(archive: zipfile.ZipFile, name: str, data: Iterable[bytes | memoryview]
 
 
 class _Saved(NamedTuple):
-    """A tensor, or with `is_storage` its data, while the structure is pickled."""
+    """Placeholder for a tensor, or for its data if `is_storage`, while the structure is pickled."""
 
     index: int
     leaf: Leaf
@@ -197,7 +195,7 @@ class _Saved(NamedTuple):
 
 
 class _Structure(pickle.Pickler):
-    """Pickles _Saved as torch pickles a tensor with a storage of its own; the data lies elsewhere in the file."""
+    """Pickles _Saved as torch pickles a tensor with its own storage; the data is in other members of the file."""
 
     def __init__(self, file: BinaryIO, torch: Any):
         super().__init__(file, protocol=2)

@@ -1,4 +1,4 @@
-"""A folder that is filled by steps and shows only finished files, whatever interrupts it."""
+"""Target folder that shows only finished files, whatever interrupts the work."""
 
 import contextlib
 import fcntl
@@ -14,13 +14,13 @@ SCRATCH = ".converting"
 
 @contextlib.contextmanager
 def workspace(target: Path) -> Iterator[Path]:
-    """A scratch folder inside `target`, on its disk; it is gone afterwards, and so is `target` if it stayed empty.
+    """Scratch folder inside `target`, removed afterwards, as is `target` if it stayed empty.
 
-    What a killed conversion left there is removed first. Two conversions cannot work on one target at a time: each
-    would take its base for the one that both share.
+    Remains of a killed conversion are removed first. Only one conversion at a time may use a target: two would each
+    take their own base for the shared one.
 
     Raises:
-      ConversionError: the target is a file, or another conversion is at work on it.
+      ConversionError: the target is a file, or another conversion is using it.
     """
     if target.exists() and not target.is_dir():
         raise ConversionError(f"{target} is a file; the target must be a folder")
@@ -43,8 +43,8 @@ def workspace(target: Path) -> Iterator[Path]:
 
 
 def _lock(handle: int, target: Path) -> None:
-    """Until the handle is closed, be it by a kill."""
+    """Locks a folder until its handle is closed, if only by a kill."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise ConversionError(f"another conversion is writing to {target}; wait for it") from error
+        raise ConversionError(f"another conversion is writing to {target}; wait until it is done") from error

@@ -1,9 +1,9 @@
-"""Shuffled, endless batches for this process, from an iterator whose place can be saved.
+"""Shuffled, endless batches for this process, from an iterator whose position can be saved.
 
-`iterator.get_state()` is a small dict of numbers (JSON can hold it) and `iterator.set_state(state)` goes back
-there: the batches that follow are exactly those that would have followed. Every epoch has an order of its own
-and every example its own random generator, both from `seed` and the place alone. So all processes together read the
-same batches however many they are, and a run may go on with another number of them; the batch size must stay.
+`iterator.get_state()` is a small dict of numbers that fits into JSON. After `iterator.set_state(state)` exactly the
+same batches follow. Every epoch has its own order and every example its own random generator, both from `seed` and the
+position alone. All processes together therefore read the same batches whatever their number, and a run may continue
+with another number of processes, but not with another batch size.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +22,7 @@ MakeExample = Callable[[TokenClip, np.random.Generator], Example]
 
 READ_THREADS = 2
 PREFETCHED = 64  # examples read ahead by these threads, in whole batches
-STEPS = 2**40  # more than any run takes
+STEPS = 2**40  # more than any run has
 CLIP_MEMORY = 256 * 2**20  # bytes of decoded videos that tokenizer training keeps
 
 
@@ -38,10 +38,10 @@ def token_batches(
 
     Args:
       cache: a TokenCache.
-      make_example: arrays of one example of a clip.
+      make_example: (clip, rng) -> training example.
       batch_size: examples of all processes together.
       seed: order of the clips and randomness of the examples.
-      rows: which of a batch are read here; by default all.
+      rows: rows of a batch that this process reads; by default all.
     Returns:
       An iterator of dicts of the same arrays with a leading batch axis.
     """
@@ -84,17 +84,17 @@ def frame_batches(
 ) -> grain.DatasetIterator[UInt8[np.ndarray, "b H W 3"]]:
     """Batches of single pictures for training the VQ tokenizer.
 
-    Reading a video to take one frame of it is wasteful, so `frames_per_clip` different frames are taken of
-    each that is read; the pictures of one batch come from B / frames_per_clip videos.
+    Decoding a video for one frame is wasteful, so each video gives `frames_per_clip` different frames; the pictures of
+    one batch come from B / frames_per_clip videos.
 
     Args:
-      source: clips by row; damaged rows are passed over, a small source is kept in memory.
+      source: clips by row; damaged rows are skipped, a small source is kept in memory.
       batch_size: B, pictures of all processes together.
-      frames_per_clip: a divisor of B; a clip with fewer frames gives some twice.
+      frames_per_clip: a divisor of B; a clip with fewer frames gives some of them twice.
       seed, rows: as in `token_batches`.
 
     Raises:
-      UserError: sizes that do not divide.
+      UserError: frames_per_clip does not divide the batch.
     """
     if batch_size % frames_per_clip:
         raise UserError(f"frames_per_clip {frames_per_clip} does not divide the {batch_size} pictures of a batch")
@@ -116,12 +116,12 @@ def frame_batches(
 def _endless(
     source: Sequence[Any], draw: Callable[[Any, np.random.Generator], Any], *, seed: int
 ) -> grain.MapDataset[Any]:
-    """The source in a shuffled order, again and again; `draw` makes an example of each."""
+    """Examples, made by `draw`, of the source in a new shuffled order each epoch."""
     draw_seed = int(np.random.SeedSequence([seed, 0]).generate_state(1)[0])
     return grain.MapDataset.source(source).shuffle(seed=seed).repeat().random_map(draw, seed=draw_seed)
 
 
 def _iterator(batch: Callable[[int], Any], *, examples: int) -> grain.DatasetIterator[Any]:
-    """Calls `batch` for step 0, 1, ..., some steps ahead in threads."""
+    """Iterator over `batch(0), batch(1), ...`, computed some steps ahead in threads."""
     options = grain.ReadOptions(num_threads=READ_THREADS, prefetch_buffer_size=max(2, PREFETCHED // examples))
     return iter(grain.MapDataset.range(STEPS).map(batch).to_iter_dataset(options))

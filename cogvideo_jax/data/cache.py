@@ -1,45 +1,42 @@
 """Run once before training: clips -> token ids on disk, so that training never sees a pixel.
 
-    cache/
-      plan.json                     what the cache is made of; a second run must agree with it
-      shard-00000.array_record      records: msgpack of {frames [T, N], coarse [T, n] if asked for, texts, fps, name}
-      shard-00000.json              written last: the shard is whole; clips in it, and what was skipped
-      meta.json                     written at the very end: the plan, grid, numbers of clips, skipped list
-
-Every clip is encoded at the top frame rate; lower rates are taken from its ids later (examples.py).
+Every clip is encoded at the top frame rate; lower rates are taken from its ids later (examples.py). What lies on disk
+stands in `cache_format.py`.
 """
 
+import contextlib
 import hashlib
-import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
-from flax import serialization
 from tqdm import tqdm
 
 from cogvideo_jax.data import frame_rate
+from cogvideo_jax.data.cache_format import (
+    META,
+    PLAN,
+    Meta,
+    Plan,
+    ShardNotes,
+    TokenClip,
+    pack,
+    shard_notes,
+    shard_path,
+    unpack,
+    write_json,
+)
 from cogvideo_jax.data.clips import Clip, ClipSource
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int, UInt8
+from cogvideo_jax.runtime.schemas import check, read_json
 
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
-
-
-class TokenClip(NamedTuple):
-    """One video as ids."""
-
-    frames: Int[np.ndarray, "T N"]  # image codes of every frame, int32
-    fps: float  # frames/s
-    texts: tuple[str, ...]  # captions
-    name: str
-    coarse: Int[np.ndarray, "T n"] | None = None  # codes of the same frames made smaller, for super-resolution
 
 
 # Writing ---------------------------------------------------------------------------------------------
@@ -78,29 +75,23 @@ def write_token_cache(
     if not 0 <= worker[0] < worker[1]:
         raise UserError(f"worker {worker[0]} of {worker[1]}: workers are counted from 0")
     out = Path(out)
-    plan = {
-        "fingerprint": fingerprint,
-        "top_fps": top_fps,
-        "clips_per_shard": clips_per_shard,
-        "rows": len(source),
-        "source": _digest(source),
-        "coarse_size": coarse_size,
-    }
+    asked = dict(fingerprint=fingerprint, top_fps=top_fps, clips_per_shard=clips_per_shard, coarse_size=coarse_size)
+    plan = check(asked | {"rows": len(source), "source": _digest(source)}, Plan, where="the plan of a token cache")
     _agree_on(plan, out)
-    if (out / "meta.json").exists():
+    if (out / META).exists():
         return TokenCache(out, fingerprint)
     starts = range(0, len(source), clips_per_shard)
     shards = [range(start, min(start + clips_per_shard, len(source))) for start in starts]
     index, count = worker
     with tqdm(total=sum(map(len, shards[index::count])), unit="clip", desc="tokenize", disable=None) as bar:
         for shard in range(index, len(shards), count):
-            if not _shard_notes(out, shard).exists():
+            if not shard_notes(out, shard).exists():
                 clips = _readable(source, shards[shard], top_fps=top_fps)
                 encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
                 _write_shard(out, shard, encoded, source=source, rows=shards[shard])
             bar.update(len(shards[shard]))
             logging.info("tokenized shard %d of %d", shard + 1, len(shards))
-    missing = [shard for shard in range(len(shards)) if not _shard_notes(out, shard).exists()]
+    missing = [shard for shard in range(len(shards)) if not shard_notes(out, shard).exists()]
     if missing:
         logging.info("%d shards are left to other workers", len(missing))
         return None
@@ -113,16 +104,16 @@ def _digest(source: ClipSource) -> str:
     return hashlib.sha256(names.encode()).hexdigest()[:16]
 
 
-def _agree_on(plan: dict, out: Path) -> None:
+def _agree_on(plan: Plan, out: Path) -> None:
     """Writes the plan, or checks that the one begun in this folder is the same."""
-    begun = out / "plan.json"
+    begun = out / PLAN
     if begun.exists():
-        old = _read_json(begun)
-        differing = [key for key in plan if old.get(key) != plan[key]]
+        old = read_json(begun, Plan)
+        differing = [key for key, value in plan if getattr(old, key) != value]
         if differing:
             raise UserError(f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder")
     else:
-        _write_json(begun, plan)
+        write_json(begun, plan)
 
 
 def _readable(source: ClipSource, rows: Iterable[int], *, top_fps: float) -> Iterator[Clip]:
@@ -185,13 +176,13 @@ def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarr
 
 
 def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range) -> None:
-    path = _shard_path(out, shard)
+    path = shard_path(out, shard)
     part = path.with_suffix(".part")
     writer = ArrayRecordWriter(str(part), "group_size:1")
     clips, tokens, coarse_tokens, shortest = 0, 0, None, math.inf
     try:
         for clip in encoded:
-            writer.write(_pack(clip))
+            writer.write(pack(clip))
             clips, tokens = clips + 1, clip.frames.shape[1]
             coarse_tokens = None if clip.coarse is None else clip.coarse.shape[1]
             shortest = min(shortest, len(clip.frames) / clip.fps)
@@ -199,59 +190,35 @@ def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source:
         writer.close()
     os.replace(part, path)
     names = {source.name(row) for row in rows}
-    skipped = [list(entry) for entry in source.skipped if entry[0] in names]
-    notes = {"clips": clips, "frame_tokens": tokens, "coarse_tokens": coarse_tokens, "skipped": skipped}
-    _write_json(_shard_notes(out, shard), notes | {"shortest_seconds": shortest if clips else None})
+    notes = ShardNotes(
+        clips=clips,
+        frame_tokens=tokens,
+        coarse_tokens=coarse_tokens,
+        skipped=tuple(entry for entry in source.skipped if entry[0] in names),
+        shortest_seconds=shortest if clips else None,
+    )
+    write_json(shard_notes(out, shard), notes)
 
 
-def _write_meta(out: Path, plan: dict, *, shards: int, source: ClipSource) -> None:
-    notes = [_read_json(_shard_notes(out, shard)) for shard in range(shards)]
-    full = [note for note in notes if note["clips"]]
-    damaged = [entry for note in notes for entry in note["skipped"]]
-    unlisted = [list(entry) for entry in source.skipped if list(entry) not in damaged]  # e.g. lines of captions.jsonl
+def _write_meta(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> None:
+    notes = [read_json(shard_notes(out, shard), ShardNotes) for shard in range(shards)]
+    full = [note for note in notes if note.clips]
+    damaged = [entry for note in notes for entry in note.skipped]
+    unlisted = [entry for entry in source.skipped if entry not in damaged]  # e.g. lines of captions.jsonl
     if not full:
-        raise UserError(f"not one clip could be used: {damaged[:3]}")
-    frame_tokens, coarse_tokens = full[0]["frame_tokens"], full[0].get("coarse_tokens")
-    meta = {
-        "grid": math.isqrt(frame_tokens),
-        "frame_tokens": frame_tokens,
-        "coarse_grid": None if coarse_tokens is None else math.isqrt(coarse_tokens),
-        "clips": sum(note["clips"] for note in notes),
-        "clips_in_shard": [note["clips"] for note in notes],
-        "shortest_seconds": min(note["shortest_seconds"] for note in full),
-        "skipped": unlisted + damaged,
-    }
-    _write_json(out / "meta.json", plan | meta)
-
-
-def _shard_path(out: Path, shard: int) -> Path:
-    return out / f"shard-{shard:05d}.array_record"
-
-
-def _shard_notes(out: Path, shard: int) -> Path:
-    return out / f"shard-{shard:05d}.json"
-
-
-def _write_json(path: Path, value: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
-    os.replace(part, path)
-
-
-def _read_json(path: Path) -> dict:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
-def _pack(clip: TokenClip) -> bytes:
-    record = {"frames": _smallest(clip.frames), "texts": list(clip.texts), "fps": float(clip.fps), "name": clip.name}
-    coarse = {} if clip.coarse is None else {"coarse": _smallest(clip.coarse)}
-    return serialization.msgpack_serialize(record | coarse)
-
-
-def _smallest(ids: Int[np.ndarray, "T N"]) -> np.ndarray:
-    """The ids in 16 bits if they fit."""
-    return ids.astype(np.uint16 if ids.max(initial=0) <= np.iinfo(np.uint16).max else np.int32)
+        raise UserError(f"not one clip could be used: {[list(entry) for entry in damaged[:3]]}")
+    frame_tokens, coarse_tokens = full[0].frame_tokens, full[0].coarse_tokens
+    meta = Meta(
+        **dict(plan),
+        grid=math.isqrt(frame_tokens),
+        frame_tokens=frame_tokens,
+        coarse_grid=None if coarse_tokens is None else math.isqrt(coarse_tokens),
+        clips=sum(note.clips for note in notes),
+        clips_in_shard=tuple(note.clips for note in notes),
+        shortest_seconds=min(note.shortest_seconds for note in full),
+        skipped=tuple(unlisted + damaged),
+    )
+    write_json(out / META, meta)
 
 
 # Reading ---------------------------------------------------------------------------------------------
@@ -260,47 +227,62 @@ def _smallest(ids: Int[np.ndarray, "T N"]) -> np.ndarray:
 class TokenCache:
     """Random access to a finished cache: `cache[row]` is a TokenClip."""
 
-    def __init__(self, path: str | Path, fingerprint: str | None = None):
+    def __init__(self, path: str | Path, fingerprint: str | None = None, *, codes: int | None = None):
         """Opens a cache.
 
         Args:
           path: folder that `write_token_cache` filled.
           fingerprint: of the tokenizer in use; None takes a cache of any.
+          codes: C, of the model that reads the ids; None if there is none.
         Raises:
-          UserError: no finished cache there, or one of another tokenizer.
+          UserError: no finished cache there, one of another tokenizer, or one that is damaged.
         """
-        self.path = Path(path)
-        if not (self.path / "meta.json").exists():
+        self.path, self.codes = Path(path), codes
+        if not (self.path / META).exists():
             raise UserError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
-        self.meta = _read_json(self.path / "meta.json")
-        if fingerprint is not None and fingerprint != self.meta["fingerprint"]:
-            made_by = self.meta["fingerprint"]
+        self.meta = read_json(self.path / META, Meta)
+        if fingerprint is not None and fingerprint != self.meta.fingerprint:
+            made_by = self.meta.fingerprint
             raise UserError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
-        counts = self.meta["clips_in_shard"]
-        shards = [str(_shard_path(self.path, shard)) for shard, clips in enumerate(counts) if clips]
-        self._records = ArrayRecordDataSource(shards)
+        shards = [shard_path(self.path, shard) for shard, clips in enumerate(self.meta.clips_in_shard) if clips]
+        missing = [shard.name for shard in shards if not shard.is_file()]
+        if missing:
+            raise UserError(f"{self.path} lacks {missing[0]} and {len(missing) - 1} more: tokenize again")
+        with self._damage():
+            self._records = ArrayRecordDataSource([str(shard) for shard in shards])
+            found = len(self._records)
+        if found != len(self):
+            raise UserError(f"{self.path} has {found} records, but {META} says {len(self)}: tokenize again")
 
     @property
     def fingerprint(self) -> str:
         """The tokenizer that made it."""
-        return self.meta["fingerprint"]
+        return self.meta.fingerprint
 
     @property
     def grid(self) -> int:
         """h = w of the token grid."""
-        return self.meta["grid"]
+        return self.meta.grid
 
     @property
     def coarse_grid(self) -> int | None:
         """h = w of the smaller frames' token grid; None in a cache without them."""
-        return self.meta.get("coarse_grid")
+        return self.meta.coarse_grid
 
     def __len__(self) -> int:
-        return self.meta["clips"]
+        return self.meta.clips
 
     def __getitem__(self, row: int) -> TokenClip:
-        record = serialization.msgpack_restore(self._records[row])
-        coarse = record["coarse"].astype(np.int32) if "coarse" in record else None
-        return TokenClip(
-            record["frames"].astype(np.int32), record["fps"], tuple(record["texts"]), record["name"], coarse
-        )
+        with self._damage():
+            record = self._records[row]
+        grids = dict(grid=self.grid, coarse_grid=self.coarse_grid)
+        return unpack(record, **grids, codes=self.codes, where=f"record {row} of {self.path}")
+
+    @contextlib.contextmanager
+    def _damage(self) -> Iterator[None]:
+        """Turns what ArrayRecord says of damaged files into a sentence."""
+        try:
+            yield
+        except (RuntimeError, OSError) as error:
+            reason = str(error).partition(";")[0] or "it is cut short"
+            raise UserError(f"{self.path} is damaged ({reason[:200]}): tokenize again") from error

@@ -1,6 +1,6 @@
-"""Sources of captioned clips: random access by row.
+"""Sources of captioned clips with random access by row.
 
-A row that cannot be read raises ValueError; iterating skips such rows. What was skipped, and why, stands in
+A row that cannot be read raises ValueError; iteration skips such rows and records them, with reasons, in
 `source.skipped`.
 """
 
@@ -21,9 +21,9 @@ class Clip:
 
     Attributes:
       frames: its pixels.
-      fps: frames/s at which they follow each other.
+      fps: frames/s.
       texts: its captions, at least one.
-      name: where it came from, for messages.
+      name: its origin, for messages.
     """
 
     frames: UInt8[np.ndarray, "T H W 3"]
@@ -40,27 +40,27 @@ class ClipSource(abc.ABC):
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """(name, reason) of what could not be used so far."""
+        """(name, reason) of every row or file skipped so far."""
         return list(self._skipped.items())
 
     def skip(self, name: str, reason: str) -> None:
-        """Notes that something could not be used."""
+        """Records that a row or file was skipped."""
         self._skipped[name] = reason
 
     @abc.abstractmethod
     def __len__(self) -> int:
-        """Rows, damaged ones included."""
+        """Number of rows, including damaged ones."""
 
     @abc.abstractmethod
     def name(self, row: int) -> str:
-        """Name of a row, known without reading it."""
+        """Name of a row, without reading it."""
 
     @abc.abstractmethod
     def __getitem__(self, row: int) -> Clip:
-        """The clip of a row; ValueError if it is damaged."""
+        """Reads the clip of a row. Raises ValueError if it is damaged."""
 
     def __iter__(self) -> Iterator[Clip]:
-        """All clips that can be read; the others are named in `skipped` and in one warning at the end."""
+        """Iterates over readable clips; names the others in `skipped` and in one warning at the end."""
         for row in range(len(self)):
             try:
                 clip = self[row]
@@ -71,16 +71,16 @@ class ClipSource(abc.ABC):
         self.warn_of_skipped()
 
     def warn_of_skipped(self) -> None:
-        """One log line that counts and names what was skipped."""
+        """Logs one warning with the number and names of skipped rows."""
         if self._skipped:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self._skipped.items())
             logging.warning("skipped %d: %s", len(self._skipped), reasons)
 
 
 class ReadableClips:
-    """Random access for endless training: in place of a damaged row stands the next that can be read.
+    """Random access for endless training, with a damaged row replaced by the next readable one.
 
-    Clips are kept in memory while they fit into `memory` bytes, so that a small folder is decoded only once.
+    Keeps clips in memory while they fit into `memory` bytes, so that a small folder is decoded only once.
     """
 
     def __init__(self, source: Sequence[Clip], *, memory: int):
@@ -101,7 +101,7 @@ class ReadableClips:
                 except ValueError as error:
                     self._damaged.add(candidate)
                     logging.warning("skipped a clip: %s", error)
-        raise UserError(f"not one of {len(self)} clips can be read")
+        raise UserError(f"none of {len(self)} clips can be read")
 
     def _keep(self, row: int, clip: Clip) -> Clip:
         if clip.frames.nbytes <= self.memory:

@@ -1,12 +1,11 @@
-"""Multi-frame-rate training (section 3.1 of the paper): which frames of a video make one clip of 5 frames.
+"""Multi-frame-rate training (paper section 3.1): selects the frames of a video that make one clip of 5 frames.
 
-Training clips of a fixed frame rate cut actions in half: "a lion is drinking water" cut to the half second
-in which it bends down teaches the wrong thing. So for every video and caption the LOWEST preset frame rate
-that still yields 5 frames is taken, which spreads them over as much of the action as possible. The rate is
-told to the model as a phrase in front of the caption: the seconds from the first to the last of five frames,
-"4.0秒" at 1 frame/s.
+Training clips of a fixed frame rate cut actions in half: "a lion is drinking water" cut to the half second in which it
+bends down teaches the wrong thing. So every video uses the LOWEST preset frame rate that still yields 5 frames, which
+spreads them over as much of the action as possible. A phrase before the caption states the rate as the seconds from the
+first to the last of five frames, "4.0秒" at 1 frame/s.
 
-Source frames are taken to stand at times i / source_fps.
+Source frame i is at time i / source_fps.
 """
 
 from collections.abc import Sequence
@@ -28,14 +27,14 @@ ROUNDING = 1e-6
 
 
 def frames_at_rate(num_frames: int, source_fps: float, *, rate: float) -> int:
-    """Frames that a video of `num_frames` yields at `rate`; none if the rate is above the video's own."""
+    """Number of frames that a video of `num_frames` yields at `rate`; 0 if the rate exceeds the video's own."""
     if num_frames < 1 or rate > source_fps * (1 + ROUNDING):
         return 0
     return int((num_frames - 1) * rate / source_fps + ROUNDING) + 1
 
 
 def lowest_rate(num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5) -> float:
-    """The paper's rule: the lowest of `rates` (frames/s) at which the video yields at least `frames` frames.
+    """Lowest of `rates` (frames/s) at which the video yields at least `frames` frames, the paper's rule.
 
     Raises:
       UserError: no rate gives enough frames.
@@ -44,7 +43,7 @@ def lowest_rate(num_frames: int, source_fps: float, *, rates: Sequence[float], f
 
 
 def enough_rates(num_frames: int, source_fps: float, *, rates: Sequence[float], frames: int = 5) -> list[float]:
-    """Those of `rates` (frames/s) at which the video yields at least `frames` frames, in the given order.
+    """All of `rates` (frames/s) at which the video yields at least `frames` frames, in the given order.
 
     Raises:
       UserError: no rate gives enough frames.
@@ -59,7 +58,7 @@ def enough_rates(num_frames: int, source_fps: float, *, rates: Sequence[float], 
 
 
 def offsets_at_rate(source_fps: float, *, rate: float, frames: int = 5) -> Int[np.ndarray, "T"]:
-    """Indices of source frames, from 0, that show `frames` frames at `rate`."""
+    """Indices of the source frames that make `frames` frames at `rate`, from 0."""
     return np.rint(np.arange(frames) * (source_fps / rate)).astype(np.int64)
 
 
@@ -69,8 +68,8 @@ def random_indices(
     """Indices of `frames` source frames at `rate`, from a random start if the video is longer than needed.
 
     Args:
-      tiled: start only where a row of such clips from the video's beginning would, each at the last frame of the
-        one before.
+      tiled: allow only the starts of clips that tile the video from its beginning, each starting at the last frame of
+        the one before.
     """
     offsets = offsets_at_rate(source_fps, rate=rate, frames=frames)
     latest = num_frames - 1 - int(offsets[-1])
@@ -81,6 +80,6 @@ def random_indices(
 
 
 def later_frames(num_frames: int, *, source_fps: float, rate: float) -> Int[np.ndarray, "N"]:
-    """The source frames that a video read from its beginning at `rate` shows after its first; if none, that one."""
+    """Indices of the source frames after the first when the video is read at `rate`; the first if there are none."""
     count = max(1, frames_at_rate(num_frames, source_fps, rate=rate))
     return np.rint(np.arange(min(1, count - 1), count) * (source_fps / rate)).astype(int)

@@ -1,6 +1,6 @@
-"""TFDS sets of labelled videos; the label is the text, as in the paper's tables.
+"""TFDS data sets of labelled videos, with the label as the text, as in the paper's tables.
 
-TFDS decodes the videos of these sets with TensorFlow, which nothing else here needs: the extra `[tfds]`.
+TFDS decodes these videos with TensorFlow, which nothing else here needs: the extra `[tfds]`.
 """
 
 import importlib.util
@@ -15,24 +15,24 @@ from cogvideo_jax.data.clips import Clip, ClipSource
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.media import fit_square
 
-# name -> TFDS set, and its frames a second
+# name -> TFDS data set, and its frames/s
 LABELLED = {"ucf101": ("ucf101/ucf101_1_256", 25.0)}
 
 
 class LabelledSource(ClipSource):
-    """One split of a set. It is downloaded first if it is not on disk yet."""
+    """Split of a data set, downloaded first if it is not on disk."""
 
     def __init__(self, name: str, data_dir: str | Path, *, split: str, size: int):
-        """Opens a set.
+        """Opens a data set.
 
         Args:
-          name: of LABELLED.
-          data_dir: where sets lie.
+          name: a key of LABELLED.
+          data_dir: folder of data sets.
           split: "train" or "test".
-          size: side of the frames; the shorter side is resized to it and the middle square taken.
+          size: side of the frames; the shorter side is resized to it and the middle square cropped.
 
         Raises:
-          UserError: TensorFlow is not there.
+          UserError: TensorFlow is not installed.
         """
         super().__init__()
         needed = [module for module in ("tensorflow", "cv2") if importlib.util.find_spec(module) is None]
@@ -57,5 +57,5 @@ class LabelledSource(ClipSource):
 
 
 def words_of(label: str) -> str:
-    """ "ApplyEyeMakeup" -> "apply eye makeup", "TaiChi" -> "tai chi"."""
+    """Words of a label: "ApplyEyeMakeup" -> "apply eye makeup"."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label).replace("_", " ").lower()

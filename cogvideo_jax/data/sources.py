@@ -1,4 +1,4 @@
-"""The sources that a config or a command names: the project's own set, a TFDS set of videos, or a folder."""
+"""Clip sources by name: the project's own data set, a TFDS data set of videos, or a folder."""
 
 from pathlib import Path
 
@@ -11,15 +11,15 @@ from cogvideo_jax.errors import UserError
 
 
 class MotionSource(ClipSource):
-    """A split of the CaptionedMotion set, which is drawn first if it is not on disk yet."""
+    """Split of the CaptionedMotion data set, drawn first if it is not on disk."""
 
     def __init__(self, data_dir: str | Path, *, split: str, train_clips: int, test_clips: int, scale: int = 1):
         """Opens one split.
 
         Args:
           split: "train" or "test".
-          train_clips, test_clips: choose the version of the set.
-          scale: 1 reads the frames of the set; a larger number draws the same clips that many times as large.
+          train_clips, test_clips: sizes of the splits, which choose the version of the data set.
+          scale: 1 reads the stored frames; a larger number draws the same clips that many times as large.
         """
         super().__init__()
         config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
@@ -42,25 +42,25 @@ class MotionSource(ClipSource):
 
 
 def drawn_spec(record: dict) -> motion.MotionSpec:
-    """What a record of the CaptionedMotion set shows; every action begins at its start."""
+    """Specification of the clip in a record of CaptionedMotion; its `start` is the object's first centre."""
     words = (record[key].decode() for key in ("object", "colour", "action"))
     return motion.MotionSpec(*words, start=tuple(int(place) for place in record["path"][0]))
 
 
 def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int, test_clips: int = 1_000) -> ClipSource:
-    """The training clips of a set, or those of a folder.
+    """Opens the training clips of a data set, or the clips of a folder.
 
     Args:
-      name: "captioned_motion", a set of `labelled.LABELLED`, or a folder with captions.
+      name: "captioned_motion", a key of `labelled.LABELLED`, or a folder with captions.
       size: side of the frames, pixels.
-      data_dir: where sets lie.
-      train_clips, test_clips: how large the drawn set is.
+      data_dir: folder of data sets.
+      train_clips, test_clips: sizes of the drawn data set.
     """
     if name in LABELLED:
         return LabelledSource(name, data_dir, split="train", size=size)
     if name != "captioned_motion":
         return FolderSource(name, size=size)
     if size < 1 or size % motion.SIZE:
-        raise UserError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of it, not {size}")
+        raise UserError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of that, not {size}")
     clips = dict(train_clips=train_clips, test_clips=test_clips)
     return MotionSource(data_dir, split="train", scale=size // motion.SIZE, **clips)

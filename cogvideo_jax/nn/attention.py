@@ -1,10 +1,10 @@
-"""Fused attention for training: the softmax of `attention.attend` by a kernel that never writes the scores to memory.
+"""Fused attention kernels for training, which never write the scores to memory.
 
-| kernel | where      | masks                                                                  |
-|--------|------------|------------------------------------------------------------------------|
-| XLA    | anywhere   | `attention.attend` itself                                              |
-| SPLASH | TPU        | known at compile time: what is forbidden in whole blocks is not computed |
-| CUDNN  | NVIDIA GPU | data, added to the scores; bfloat16 or float16 only                    |
+| kernel | hardware   | masks                                                          |
+|--------|------------|----------------------------------------------------------------|
+| XLA    | any        | a model's own unfused attention                                |
+| SPLASH | TPU        | known at compile time; fully masked blocks are not computed    |
+| CUDNN  | NVIDIA GPU | data, added to the scores; bfloat16 or float16 only            |
 
 SPLASH and CUDNN do not drop attention probabilities.  # Differs from the 2022 code: it does, in training
 """
@@ -23,12 +23,12 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.runtime.mesh import RULES
 
-LANES = 128  # lengths of a TPU kernel are multiples of it
+LANES = 128  # sequence lengths in a TPU kernel are multiples of this
 BLOCKS = (512, 384, 256, 128)
 
 
 class Kernel(StrEnum):
-    """Which program computes attention in training."""
+    """Attention implementations for training."""
 
     XLA = "xla"
     SPLASH = "splash"
@@ -37,14 +37,14 @@ class Kernel(StrEnum):
 
 
 def kernel_for(name: str, *, platform: str, dtype: jnp.dtype) -> Kernel:
-    """The kernel of a config; "auto" is the fastest that the platform has.
+    """Kernel named in a config; "auto" is the fastest on the platform.
 
     Args:
       name: "auto" or a Kernel.
-      platform: of the devices that will run it: "cpu", "gpu" or "tpu".
+      platform: of the devices that run it: "cpu", "gpu" or "tpu".
 
     Raises:
-      UserError: no such kernel, or not there.
+      UserError: unknown kernel, or one that the platform lacks.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if name == "auto":
@@ -67,14 +67,14 @@ def fused_attention(
     masks: Bool[np.ndarray, "g Q M"],
     kernel: Kernel,
 ) -> Float[Array, "B g Q A K"]:
-    """Joint softmax attention over the text and the keys of a query's own group, as `attention.attend`.
+    """Joint softmax attention over the text and the keys of a query's own group.
 
     Args:
       query: queries in groups (frames or windows).
       text: keys and values [B S A K].
       local: keys and values [B g M A K].
-      text_mask: False on padding; a row has at least one token that is none.
-      masks: which keys of its group a query sees.
+      text_mask: False on padding; every row has at least one real token.
+      masks: True where a query sees a key of its group.
       kernel: any but XLA.
     """
     if kernel == Kernel.CUDNN:
@@ -106,7 +106,7 @@ def _cudnn(query, text_k, text_v, local_k, local_v, text_mask, *, masks) -> Arra
 
 
 def _splash(query, text_k, text_v, local_k, local_v, text_mask, *, masks, interpret) -> Array:
-    """Groups with the same mask go through one kernel together."""
+    """Runs one kernel for all groups that share a mask."""
     k, v = _joined(text_k, local_k), _joined(text_v, local_v)
     of_mask: dict[bytes, list[int]] = {}
     for group, mask in enumerate(masks):
@@ -120,7 +120,7 @@ def _splash(query, text_k, text_v, local_k, local_v, text_mask, *, masks, interp
 
 
 def _splash_one(query, k, v, text_mask, *, mask: Bool[np.ndarray, "Q M"], interpret: bool) -> Array:
-    """n groups that share a mask. Lengths are padded to whole blocks; a padded query sees one key, so none is NaN."""
+    """Attention of groups that share a mask. Pads to whole blocks; padded queries see one key, which avoids NaN."""
     batch, groups, queries, heads, size = query.shape
     text_length, keys = text_mask.shape[1], k.shape[2]
     block_q, padded_q = _block(queries)
@@ -164,7 +164,7 @@ def _padded(x: Float[Array, "b A n K"], length: int) -> Float[Array, "b A length
 
 
 def _block(length: int) -> tuple[int, int]:
-    """Size of a block and the length padded to whole blocks: the largest that pads an eighth more than it must."""
+    """Largest block size that pads at most an eighth more than necessary, and the padded length."""
     least = -(-length // LANES) * LANES
     padded = {block: -(-length // block) * block for block in BLOCKS}
     return next((block, total) for block, total in padded.items() if total <= least * 9 / 8)

@@ -1,7 +1,7 @@
-"""What a compiled program sends between devices, read from its text.
+"""Traffic between devices of a compiled program, read from its text.
 
-Bodies of loops count as often as they run. An operation that the compiler cut into steps, to hide it behind others, has
-one channel in all of them and counts once; a round that it took out of a loop has the loop's channels and counts anew.
+Bodies of loops count once per iteration. An operation that the compiler split into steps, to overlap it with others,
+has one channel in all of them and counts once; an iteration peeled off a loop has the loop's channels and counts again.
 """
 
 import math
@@ -27,14 +27,14 @@ _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
 class Traffic(NamedTuple):
-    """Of one kind of collective in one run of the program."""
+    """Traffic of one kind of collective in one run of the program."""
 
     count: int
-    bytes: int  # that one device sends
+    bytes: int  # sent by one device
 
 
 def traffic(program: str) -> dict[str, Traffic]:
-    """Kind -> how often and how much. A branch that may not be taken counts as taken.
+    """Traffic by kind of collective. Conditional branches count as taken.
 
     Args:
       program: `compiled.as_text()`.
@@ -49,7 +49,7 @@ def traffic(program: str) -> dict[str, Traffic]:
             found = _OPERATION.search(line)
             if found and _is_new(line, channels):
                 counts[found["kind"]] += times
-                scatters = name.startswith("all-reduce-scatter")  # what TPUs make of a reduce-scatter
+                scatters = name.startswith("all-reduce-scatter")  # the form of a reduce-scatter on TPUs
                 sent[found["kind"]] += times * _sent(found["kind"], found, line, scatters=scatters)
             loop = _LOOP.search(line)
             if loop:
@@ -63,7 +63,7 @@ def traffic(program: str) -> dict[str, Traffic]:
 
 
 def _is_new(operation: str, channels: set[str]) -> bool:
-    """Whether it is not another step of one that was met; notes it."""
+    """True unless this is another step of a known operation; records its channel."""
     channel = _CHANNEL.search(operation)
     if channel is None:
         return True
@@ -73,10 +73,10 @@ def _is_new(operation: str, channels: set[str]) -> bool:
 
 
 def _trips(loop: str, condition: list[str], around: list[str]) -> int:
-    """How often a loop runs: the compiler says so, or its counter is compared with a constant.
+    """Iterations of a loop, stated by the compiler or from the constant that its counter is compared with.
 
     Args:
-      around: lines of the computation that has the loop, where its counter gets its first value.
+      around: lines of the computation that contains the loop, which sets the counter's first value.
     """
     known = _TRIPS.search(loop)
     if known:
@@ -89,7 +89,7 @@ def _trips(loop: str, condition: list[str], around: list[str]) -> int:
 
 
 def _first_value(loop: str, index: int, around: list[str]) -> int:
-    """Of an element of the tuple that a loop starts with; 0 where that is no constant."""
+    """First value of an element of a loop's tuple; 0 if it is not a constant."""
     values = {name: text for name, _, text in (line.strip().partition(" = ") for line in around)}
     constants = {name: int(value) for line in around for name, value in _CONSTANT.findall(line)}
     tuple_ = _STARTS.search(loop)
@@ -114,12 +114,12 @@ def _computations(program: str) -> tuple[dict[str, list[str]], str]:
 
 
 def _sent(kind: str, found: re.Match, line: str, *, scatters: bool) -> int:
-    """Bytes that a device sends, by the rings that networks of chips use."""
+    """Bytes that a device sends in the ring algorithms of chip networks."""
     arrays = _ARRAY.findall(found["shape"])
     total = sum(SIZES.get(kind, 0) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in arrays)
     groups = _GROUPS.search(line)
     size = (groups[1].count(",") + 1 if groups[1] else int(groups[3])) if groups else 2
-    if found["start"] and kind in ("all-gather", "collective-permute"):  # names its input beside its output
+    if found["start"] and kind in ("all-gather", "collective-permute"):  # its shape lists the input before the output
         total = total * size / (size + 1) if kind == "all-gather" else total / 2
     whole = total * size if kind == "reduce-scatter" else total
     if kind == "collective-permute":

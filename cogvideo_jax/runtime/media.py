@@ -1,8 +1,8 @@
 """Videos and pictures on disk <-> uint8 frames [T, H, W, 3].
 
-mp4, webm and the like go through PyAV; gif, animated webp and png through Pillow, transparency over white
-(PyAV cannot decode animated webp). Reading is by timestamp, so that any frame rate, also a variable one,
-comes out at the one asked for. Files are written under a temporary name and renamed when they are whole.
+PyAV reads mp4, webm and the like; Pillow reads gif, animated webp (which PyAV cannot decode) and png, with transparency
+over white. Reading follows timestamps, so any frame rate, even a variable one, is resampled to the requested one. Files
+are written under a temporary name and renamed when complete.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import UInt8
 
 Frames = UInt8[np.ndarray, "T H W 3"]
-Shown = tuple[float, float, Image.Image]  # a picture and when it is shown: from, until (seconds)
+Shown = tuple[float, float, Image.Image]  # start and end of display in seconds, and the picture
 
 PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
-VIDEO_SUFFIXES = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".gif", ".webp")
 READ_ERRORS = (OSError, ValueError, EOFError, SyntaxError, IndexError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
-DEFAULT_DURATION = 0.1  # seconds; what browsers show a gif frame for that states none
+DEFAULT_DURATION = 0.1  # seconds; browsers show a gif frame without a duration for this long
 LABEL_HEIGHT = 14
+SHEET_GREY = (128, 128, 128)
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -39,8 +39,8 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
     Args:
       path: a video, gif or animated webp.
       fps: frames/s of the result; frames of the file are dropped or repeated.
-      max_seconds: what comes later is not read.
-      size: side of the square result (see `fit_square`); None keeps the picture as it is.
+      max_seconds: later frames are not read.
+      size: side of the square result (see `fit_square`); None keeps the picture's size.
     Raises:
       UserError: the file cannot be read or has no frames.
     """
@@ -59,7 +59,7 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
 
 
 def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """One picture, transparency over white; `size` as in `read_video`.
+    """Pixels of a picture, with transparency over white; `size` as in `read_video`.
 
     Raises:
       UserError: the file cannot be read.
@@ -72,7 +72,7 @@ def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """The shorter side resized to `size`, then the middle square cut out."""
+    """Resizes the shorter side to `size` and crops the middle square."""
     width, height = image.size
     scale = size / min(width, height)
     image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.BICUBIC)
@@ -81,7 +81,7 @@ def fit_square(image: Image.Image, size: int) -> Image.Image:
 
 
 def _at_rate(shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None) -> Iterator[np.ndarray]:
-    """What is on the screen at 0, 1/fps, 2/fps, ..."""
+    """Pixels on the screen at 0, 1/fps, 2/fps, ..."""
     count = 0
     for _, until, picture in shown:
         pixels = None
@@ -121,7 +121,7 @@ def _decoded(av, path: Path) -> Iterator[Shown]:
 
 
 def _shown_by_pillow(path: Path) -> Iterator[Shown]:
-    """Pictures of a gif, webp or png with the durations that the file states."""
+    """Pictures of a gif, webp or png with the durations in the file."""
     with Image.open(path) as image:
         start = 0.0
         for index in range(getattr(image, "n_frames", 1)):
@@ -149,10 +149,10 @@ def _one_line(error: Exception) -> str:
 
 
 def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
-    """H.264 in 4:2:0, which every player shows; small frames are enlarged. Same frames, same bytes.
+    """Writes H.264 in 4:2:0, which every player shows. Small frames are enlarged. Equal frames give equal bytes.
 
     Raises:
-      UserError: frames of another kind, or the file cannot be written.
+      UserError: frames of another type or shape, or the file cannot be written.
     """
     import av  # lazily: PyAV is needed for videos only
 
@@ -169,7 +169,7 @@ def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
 
 
 def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
-    """An endless gif; small frames are enlarged. Errors as in `write_mp4`."""
+    """Writes an endless gif. Small frames are enlarged. Errors as in `write_mp4`."""
     frames = _enlarge(_checked(frames, fps))
     ends = np.rint(np.arange(len(frames) + 1) * 100 / fps)  # a gif counts in hundredths of a second
     durations = [int(d) * 10 for d in np.diff(ends)]
@@ -179,32 +179,45 @@ def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
 
 
 def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Sequence[str] = ()) -> None:
-    """A PNG with one row of frames for each clip; `labels` (one for each clip, or none) stand above the rows.
+    """Writes a PNG of frames: one clip as a near-square grid in reading order, several clips as one row each.
 
+    Args:
+      labels: one for each clip, written above its frames; or none.
     Raises:
-      UserError: clips of another kind or of unequal frame size, or the file cannot be written.
+      UserError: frames of another type or of unequal sizes, or the file cannot be written.
     """
     clips = [_checked(clip, 1.0) for clip in clips]
     if len({clip.shape[1:] for clip in clips}) != 1 or len(labels) not in (0, len(clips)):
         raise UserError(f"a sheet needs clips of one frame size and a label for each, got {len(clips)} clips")
-    height, width = clips[0].shape[1:3]
     head = LABEL_HEIGHT if labels else 0
-    columns = max(len(clip) for clip in clips)
-    sheet = Image.new("RGB", (columns * (width + 1) - 1, len(clips) * (height + head + 1) - 1), (128, 128, 128))
-    for row, clip in enumerate(clips):
-        top = row * (height + head + 1)
-        for column, frame in enumerate(clip):
-            sheet.paste(Image.fromarray(frame), (column * (width + 1), top + head))
+    columns = math.ceil(math.sqrt(len(clips[0]))) if len(clips) == 1 else max(len(clip) for clip in clips)
+    grids = [_grid(clip, columns) for clip in clips]
+    total = sum(head + grid.height + 1 for grid in grids) - 1
+    sheet, top = Image.new("RGB", (grids[0].width, total), SHEET_GREY), 0
+    for index, grid in enumerate(grids):
+        sheet.paste(grid, (0, top + head))
         if labels:  # Pillow's own font has no Chinese
-            text = labels[row].encode("latin-1", "replace").decode("latin-1")
+            text = labels[index].encode("latin-1", "replace").decode("latin-1")
             ImageDraw.Draw(sheet).text((2, top + 1), text, fill="white")
+        top += grid.height + head + 1
     with _whole_file(path) as part:
         sheet.save(part, format="PNG")
 
 
+def _grid(clip: Frames, columns: int) -> Image.Image:
+    """Frames in rows of `columns`, one grey pixel between them."""
+    height, width = clip.shape[1:3]
+    rows = math.ceil(len(clip) / columns)
+    grid = Image.new("RGB", (columns * (width + 1) - 1, rows * (height + 1) - 1), SHEET_GREY)
+    for index, frame in enumerate(clip):
+        row, column = divmod(index, columns)
+        grid.paste(Image.fromarray(frame), (column * (width + 1), row * (height + 1)))
+    return grid
+
+
 @contextlib.contextmanager
 def _whole_file(path: str | Path) -> Iterator[Path]:
-    """A name to write to, which becomes `path` if all goes well and vanishes if not."""
+    """Temporary name, renamed to `path` on success and removed on failure."""
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     try:
@@ -228,12 +241,12 @@ def _checked(frames: Frames, fps: float) -> Frames:
 
 
 def _enlarge(frames: Frames) -> Frames:
-    """Whole-number nearest-neighbour enlargement until the shorter side has SMALLEST_SIDE pixels."""
+    """Enlarges by an integer factor (nearest neighbour) until the shorter side has SMALLEST_SIDE pixels."""
     factor = math.ceil(SMALLEST_SIDE / min(frames.shape[1:3]))
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
 def _to_even(frames: Frames) -> Frames:
-    """4:2:0 needs even sides: an odd one gets its last line twice."""
+    """Makes both sides even, as 4:2:0 needs, by repeating the last line."""
     odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
     return np.pad(frames, odd, mode="edge")

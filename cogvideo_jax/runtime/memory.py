@@ -1,4 +1,4 @@
-"""What a compiled program takes, what the machine has, and whether the one fits into the other."""
+"""Memory that compiled programs need and the machine has free, and whether they fit."""
 
 import math
 import resource
@@ -16,18 +16,18 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 
 GIB = 2**30
-CGROUP = Path("/sys/fs/cgroup")  # of a container, version 2
+CGROUP = Path("/sys/fs/cgroup")  # limits of a container, cgroup version 2
 
 
 class Phase(NamedTuple):
-    """What is in memory at the fullest moment of one part of the work, in bytes.
+    """Peak memory of one part of the work, in bytes.
 
     Attributes:
-      name: what is done.
+      name: the part, in a word or two.
       weights: parameters and optimizer state, on each device.
-      working: on each device beside them: caches, activations, results.
-      host: in host memory beside what is on the devices.
-      advice: what makes it smaller.
+      working: caches, activations and results, on each device.
+      host: host memory, without arrays of devices that share it.
+      advice: how to reduce it.
     """
 
     name: str
@@ -38,12 +38,12 @@ class Phase(NamedTuple):
 
 
 class Room(NamedTuple):
-    """What is free, in bytes.
+    """Free memory, in bytes.
 
     Attributes:
-      host: for this process beside what it holds.
-      device: on the fullest device; None where devices share the host's memory.
-      devices: how many this process has.
+      host: free for this process, in addition to its current memory.
+      device: free on the fullest device; None if devices share the host's memory.
+      devices: number of devices of this process.
     """
 
     host: int
@@ -52,7 +52,7 @@ class Room(NamedTuple):
 
 
 def room() -> Room:
-    """What this machine has left."""
+    """Free memory of this machine."""
     devices = jax.local_devices()
     free = None
     if devices[0].platform != "cpu":
@@ -62,7 +62,7 @@ def room() -> Room:
 
 
 def require(phases: Sequence[Phase], has: Room | None = None) -> int:
-    """The planned peak. Raises UserError, in one sentence, if a phase does not fit."""
+    """Returns the planned peak. Raises UserError if a phase does not fit."""
     has = has or room()
     for phase in phases:
         needed, there, where = _tightest(phase, has)
@@ -76,27 +76,27 @@ def require(phases: Sequence[Phase], has: Room | None = None) -> int:
 
 
 def fits(phase: Phase, has: Room | None = None) -> bool:
-    """Whether there is room for a phase."""
+    """True if a phase fits into the free memory."""
     needed, there, _ = _tightest(phase, has or room())
     return needed <= there
 
 
 def table(phases: Sequence[Phase], has: Room | None = None) -> str:
-    """The phases as text, and what is free."""
+    """Table of the phases, and the free memory."""
     has = has or room()
     lines = [f"{'MiB':24}{'weights':>10}{'working':>10}{'host':>10}   fits"]
     for phase in phases:
         needed, there, _ = _tightest(phase, has)
         numbers = "".join(f"{x / 2**20:10.1f}" for x in (phase.weights, phase.working, phase.host))
         lines.append(f"{phase.name:24}{numbers}   {'yes' if needed <= there else 'no; ' + phase.advice}")
-    where = "of the host" if has.device is None else "a device"
+    where = "on the host" if has.device is None else "on each device"
     free, peak = has.host if has.device is None else has.device, planned_peak(phases, has)
-    lines.append(f"at most {gib(peak)} {where} in use, with what this process holds; {gib(free)} {where} free")
+    lines.append(f"peak memory {where}: {gib(peak)}, this process's current memory included; {gib(free)} is free")
     return "\n".join(lines)
 
 
 def planned_peak(phases: Sequence[Phase], has: Room | None = None) -> int:
-    """Bytes in use at the fullest moment: of a device, or of this process where devices share the host's memory."""
+    """Peak memory in bytes of a device, or of this process if devices share the host's memory."""
     has = has or room()
     if has.device is not None:
         return max(phase.weights + phase.working for phase in phases)
@@ -105,7 +105,7 @@ def planned_peak(phases: Sequence[Phase], has: Room | None = None) -> int:
 
 
 def measured_peak() -> int:
-    """What `planned_peak` predicts, as it has been so far."""
+    """Peak memory so far, as predicted by `planned_peak`."""
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return max((device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in devices)
@@ -114,25 +114,25 @@ def measured_peak() -> int:
 
 
 def tell_peak(planned: int) -> None:
-    """Logs what was report and what came."""
-    logging.info("memory in use: at most %s, %s were planned", gib(measured_peak()), gib(planned))
+    """Logs the measured and the planned peak."""
+    logging.info("peak memory: %s measured, %s planned", gib(measured_peak()), gib(planned))
 
 
 def working_bytes(compiled: jax.stages.Compiled, weights: int) -> int:
-    """Bytes on a device while a program runs, beside the `weights` among its arguments."""
+    """Bytes on a device while a program runs, without the `weights` among its arguments."""
     sizes = compiled.memory_analysis()
     outputs = sizes.output_size_in_bytes - sizes.alias_size_in_bytes
     return sizes.argument_size_in_bytes + outputs + sizes.temp_size_in_bytes - weights
 
 
 def compile_all(lowered: Iterable[jax.stages.Lowered]) -> list[jax.stages.Compiled]:
-    """Compiles side by side, each as soon as it comes; a later call of the same functions finds the programs ready."""
+    """Compiles programs in parallel, each as soon as it is lowered; later calls of the functions reuse them."""
     with ThreadPoolExecutor() as pool:
         return list(pool.map(lambda program: program.compile(), lowered))
 
 
 def tree_bytes(tree: PyTree) -> int:
-    """Bytes of all leaves on one device; a leaf with a sharding counts its share."""
+    """Bytes of all leaves on one device; sharded leaves count their share."""
     return sum(_leaf_bytes(leaf) for leaf in jax.tree.leaves(tree))
 
 
@@ -142,7 +142,7 @@ def _leaf_bytes(leaf: jax.ShapeDtypeStruct) -> int:
 
 
 def _tightest(phase: Phase, has: Room) -> tuple[int, int, str]:
-    """Bytes needed, bytes there, and where, of the memory that is fuller."""
+    """Bytes needed, bytes free, and the name, of the scarcer memory."""
     on_device = phase.weights + phase.working
     if has.device is None:
         return has.devices * on_device + phase.host, has.host, "host"
@@ -151,7 +151,7 @@ def _tightest(phase: Phase, has: Room) -> tuple[int, int, str]:
 
 
 def _left_in_container() -> int:
-    """What the limit of a container leaves; pages of files that can be dropped do not count."""
+    """Bytes left under a container's limit; file pages that can be dropped count as free."""
     try:
         limit, used = ((CGROUP / name).read_text().strip() for name in ("memory.max", "memory.current"))
         stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
@@ -161,5 +161,5 @@ def _left_in_container() -> int:
 
 
 def gib(number: int) -> str:
-    """Bytes, for people."""
+    """Bytes as text in GiB."""
     return f"{number / GIB:.3g} GiB"

@@ -1,7 +1,7 @@
-"""Mesh axes, and the rules that send the logical axes of parameters and activations to them.
+"""Mesh axes, and the rules that map logical axes of parameters and activations to them.
 
 `data` copies parameters and splits batches, `fsdp` splits both, `tensor` splits heads, MLP and codes. Devices of
-several slices, joined by a slower network, are laid out so that only `data` crosses from one slice to another.
+several slices, joined by a slower network, are arranged so that only `data` crosses slices.
 """
 
 import math
@@ -39,14 +39,14 @@ RULES = (
 
 
 def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """A mesh over all devices; one axis may be -1 and takes what is left.
+    """Mesh over all devices; one axis may be -1 and takes the remaining factor.
 
     Args:
       shape: size of each of AXES.
-      devices: by default those of this run; may be those of a topology that is only compiled for.
+      devices: by default those of this run; may be those of a topology to compile for.
 
     Raises:
-      UserError: if the axes do not multiply to the number of devices, or `data` not to that of slices.
+      UserError: the sizes do not multiply to the number of devices, or `data` is not a multiple of the slices.
     """
     if set(shape) != set(AXES):
         raise UserError(f"mesh needs exactly the axes {AXES}, got {tuple(shape)}")
@@ -61,7 +61,7 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
 
 
 def _grid(sizes: list[int], devices: list[jax.Device]):
-    """Devices by mesh position: neighbours in the machine are neighbours in the mesh."""
+    """Devices by mesh position, so that neighbours in the machine are neighbours in the mesh."""
     slices = len({getattr(device, "slice_index", 0) for device in devices})
     if slices == 1:
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
@@ -72,10 +72,10 @@ def _grid(sizes: list[int], devices: list[jax.Device]):
 
 
 def shardings(boxed: PyTree, mesh: Mesh) -> PyTree:
-    """NamedSharding of every parameter of an abstract tree that still carries its logical axes.
+    """NamedSharding of every parameter of an abstract tree boxed with its logical axes.
 
     Raises:
-      UserError: a size that the mesh does not divide.
+      UserError: the mesh does not divide a size.
     """
     specs = nn.get_partition_spec(boxed)
     found = nn.logical_to_mesh_sharding(specs, mesh, RULES)
@@ -92,15 +92,15 @@ def _check_divides(path, leaf: jax.ShapeDtypeStruct, sharding: NamedSharding) ->
 
 
 def constrain(x: Array, *axes: str | None) -> Array:
-    """An activation laid out as the rules say for its logical axes; as it is where no mesh is set."""
+    """Constrains an activation's sharding to the rules for its logical axes; unchanged if no mesh is set."""
     return nn.with_logical_constraint(x, axes, rules=RULES)
 
 
 def batch_parts(batch: int) -> int:
-    """Among how many devices the rows of a batch are split on the mesh that is set; 1 where none is.
+    """Number of parts into which the current mesh splits the rows of a batch; 1 without a mesh.
 
     Raises:
-      UserError: if they cannot be shared equally.
+      UserError: the rows cannot be shared equally.
     """
     shape = jax.sharding.get_abstract_mesh().shape
     parts = math.prod(shape.get(axis, 1) for axis in BATCH[0])
@@ -110,43 +110,43 @@ def batch_parts(batch: int) -> int:
 
 
 def round_up(rows: int) -> int:
-    """The least number of rows, not below this, that the mesh that is set can share equally."""
+    """Rounds a number of rows up to one that the current mesh can share equally."""
     parts = batch_parts(0)
     return -(-rows // parts) * parts
 
 
 def named(mesh: Mesh, *axes: str | None) -> NamedSharding:
-    """Where an array of these logical axes lies."""
+    """Sharding of an array with these logical axes."""
     return NamedSharding(mesh, nn.logical_to_mesh_axes(axes, RULES))
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """Sharding of an array that is the same on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Split over `data` and `fsdp`."""
+    """Sharding of a batch over `data` and `fsdp`."""
     return NamedSharding(mesh, BATCH)
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Host arrays of this process -> global arrays split over `data` and `fsdp`."""
+    """Makes global arrays, split over `data` and `fsdp`, from this process's host arrays."""
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda x: jax.make_array_from_process_local_data(sharding, x), batch)
 
 
 def to_host(tree: PyTree) -> PyTree:
-    """Whole arrays in the memory of every process; all must call it."""
+    """Gathers whole arrays in the memory of every process; all processes must call it."""
     if jax.process_count() == 1:
         return jax.device_get(tree)
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
 def batch_rows(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "b"]:
-    """Rows of a global batch that this process reads, in the order in which `put_batch` wants them.
+    """Rows of a global batch that this process reads, in the order of `put_batch`.
 
-    Processes that differ along `tensor` only read the same rows; a topology may scatter those of a process.
+    Processes that differ only along `tensor` read the same rows; a topology may scatter a process's rows.
 
     Raises:
       UserError: `data` times `fsdp` does not divide the batch.

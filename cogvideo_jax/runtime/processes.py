@@ -1,4 +1,4 @@
-"""Several processes that train as one: one on every host, or several on one machine. launch/ starts them."""
+"""Several processes that train as one, on many hosts or on one machine; the scripts in launch/ start them."""
 
 import contextlib
 import os
@@ -10,20 +10,20 @@ from jax.experimental import multihost_utils
 
 from cogvideo_jax.errors import UserError
 
-HEARTBEAT_SECONDS = 20  # a process that is silent for so long is dead, and the others stop
-JOIN_SECONDS = 300  # until all hosts must be there
-ABORTED = 134  # what a shell sees of SIGABRT; launch/restart.sh starts again
-LEAVE_SECONDS = 60  # until all must have come to the end
+HEARTBEAT_SECONDS = 20  # a process that is silent for this long counts as dead, and the others stop
+JOIN_SECONDS = 300  # time for all hosts to join
+ABORTED = 134  # exit status of SIGABRT in a shell, after which launch/restart.sh restarts
+LEAVE_SECONDS = 60  # time for all to finish
 
 
 def join() -> None:
-    """Joins the other processes; to be called before anything touches a device.
+    """Joins the other processes. Call it before anything touches a device.
 
-    A TPU pod, Slurm and Kubernetes tell JAX who they are. Elsewhere the environment does: JAX_COORDINATOR_ADDRESS
-    (host:port of the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    JAX recognises TPU pods, Slurm and Kubernetes. Elsewhere set JAX_COORDINATOR_ADDRESS (host:port of the first
+    process), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
 
     Raises:
-      UserError: one sentence, if neither does, or the others do not come.
+      UserError: neither applies, or the others do not join.
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
@@ -34,20 +34,20 @@ def join() -> None:
             initialization_timeout=JOIN_SECONDS,
             shutdown_timeout_seconds=LEAVE_SECONDS,
         )
-        # On CPUs a process that comes to the first collective waits half a minute only, less than compiling may take.
+        # On CPUs the first collective waits only half a minute for other processes, less than compiling may take.
         multihost_utils.sync_global_devices("joined")
     except (ValueError, RuntimeError) as error:
         raise UserError(
-            "--distributed: the other processes were not found; run it by a script of launch/, or set "
+            "--distributed: the other processes were not found; start it with a script of launch/, or set "
             f"JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID ({error})"
         ) from error
 
 
 @contextlib.contextmanager
 def aborting() -> Iterator[None]:
-    """Ends this process at once, as those that lose a peer end, when its devices or its peers fail.
+    """Aborts this process when its devices or its peers fail, as processes that lose a peer do.
 
-    Else it would wait for the others to leave, while they wait for it in the middle of a step.
+    Otherwise it would wait for the others to leave, while they wait for it in the middle of a step.
     """
     try:
         yield
@@ -57,5 +57,5 @@ def aborting() -> Iterator[None]:
 
 
 def is_first() -> bool:
-    """Whether this process writes what is written once."""
+    """True in the process that writes files of which there is one for all."""
     return jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar on a terminal, nothing elsewhere."""
+"""Progress bar on a terminal; silent elsewhere."""
 
 import sys
 
@@ -6,5 +6,5 @@ from tqdm import tqdm
 
 
 def progress_bar(*, disable: bool = False, **options) -> tqdm:
-    """A bar on stderr if that is a terminal, else a silent counter."""
+    """Bar on stderr if that is a terminal, else a silent counter."""
     return tqdm(disable=disable or not sys.stderr.isatty(), dynamic_ncols=True, **options)

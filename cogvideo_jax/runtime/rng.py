@@ -1,4 +1,4 @@
-"""Random keys of rows: a row's does not depend on how many rows there are."""
+"""Random keys of rows; a row's key does not depend on the number of rows."""
 
 import jax
 import jax.numpy as jnp
@@ -8,16 +8,16 @@ from cogvideo_jax.notation import Array, Int, Key
 
 
 def row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
-    """One key a row; keys of rows stay as they are."""
+    """One key per row; given row keys are returned unchanged."""
     return rng if rng.ndim else fold(rng[None], np.zeros(rows, np.int32), np.arange(rows))
 
 
 def stage_keys(rngs: Key[Array, "B"], stage: int) -> Key[Array, "B"]:
-    """Keys of the same rows for another piece of work."""
+    """Keys of the same rows for another stage."""
     return fold(rngs, np.arange(len(rngs)), np.full(len(rngs), stage))
 
 
 @jax.jit
 def fold(rngs: Key[Array, "B"], rows: Int[Array, "n"], numbers: Int[Array, "n"]) -> Key[Array, "n"]:
-    """Key i is that of `rows[i]`, with `numbers[i]` folded in."""
+    """Keys of `rows` with `numbers` folded in."""
     return jax.vmap(jax.random.fold_in)(rngs[rows], jnp.asarray(numbers))

@@ -1,6 +1,6 @@
-"""Safetensors files that are larger than memory: written piece by piece, read slice by slice.
+"""Safetensors files larger than memory, written chunk by chunk and read slice by slice.
 
-In: types and shapes of all leaves, then their data in pieces. Out: a file that the safetensors library reads.
+In: types and shapes of all leaves, then their data in chunks. Out: a file that the safetensors library reads.
 """
 
 import json
@@ -31,7 +31,7 @@ TYPES = {
 
 
 class Leaf(NamedTuple):
-    """An array that is not in memory."""
+    """Type and shape of an array on disk."""
 
     dtype: np.dtype
     shape: tuple[int, ...]
@@ -45,26 +45,26 @@ def write_stream(
     path: str | Path,
     leaves: dict[str, Leaf],
     *,
-    pieces: Callable[[str], Iterable[np.ndarray]],
+    chunks: Callable[[str], Iterable[np.ndarray]],
     metadata: dict[str, str],
 ) -> None:
-    """Writes a file of any size; no more than one piece is in memory. It has its name only once it is complete.
+    """Writes a file with one chunk in memory at a time. It gets its name when it is complete.
 
     Args:
-      pieces: name -> arrays of the leaf's type that fill it from its first byte to its last.
+      chunks: name -> arrays of the leaf's type that fill it from its first byte to its last.
 
     Raises:
-      UserError: pieces of another type, or too few or too many of them.
+      UserError: chunks of another type, or too few or too many of them.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # so that every leaf is aligned
+    order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # keeps every leaf aligned
     draft = path.with_name(path.name + ".partial")
     try:
         with draft.open("wb") as file:
             file.write(_header({name: leaves[name] for name in order}, metadata))
             for name in order:
-                _write_leaf(file, name, leaves[name], pieces(name))
+                _write_leaf(file, name, leaves[name], chunks(name))
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
@@ -76,8 +76,9 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     """Leaves and metadata of a file.
 
     Raises:
-      UserError: the file does not exist, is no safetensors file, is damaged, or has a type that NumPy has not.
+      UserError: the file is missing, damaged or not a safetensors file, or has a type that NumPy lacks.
     """
+    require_regular_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
@@ -86,24 +87,30 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error
     except KeyError as error:
-        raise UserError(f"{path} has an array of type {error}, which is not read here") from error
+        raise UserError(f"{path} has an array of type {error}, which is not supported") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
 
 
+def require_regular_file(path: str | Path) -> None:
+    """Raises UserError for a folder, and for a pipe or a device, on which reading could wait forever."""
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is not a regular file")
+
+
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:
-    """One leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
+    """Reads a leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
     with safetensors.safe_open(path, framework="numpy") as file:
         return file.get_tensor(name) if index is None else file.get_slice(name)[index]
 
 
 def as_bytes(array: np.ndarray) -> np.ndarray:
-    """The array's bytes in C order; no copy if it is contiguous."""
+    """Bytes of an array in C order, without a copy if it is contiguous."""
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def _header(leaves: dict[str, Leaf], metadata: dict[str, str]) -> bytes:
-    """Length, then JSON padded with spaces to a multiple of 8 bytes."""
+    """Header of a file: its length, then JSON padded with spaces to a multiple of 8 bytes."""
     names = {dtype: name for name, dtype in TYPES.items()}
     table, offset = {"__metadata__": metadata}, 0
     for name, leaf in leaves.items():
@@ -115,11 +122,11 @@ def _header(leaves: dict[str, Leaf], metadata: dict[str, str]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, pieces: Iterable[np.ndarray]) -> None:
+def _write_leaf(file: BinaryIO, name: str, leaf: Leaf, chunks: Iterable[np.ndarray]) -> None:
     written = 0
-    for piece in pieces:
-        if piece.dtype != leaf.dtype:
-            raise UserError(f"{name} is {leaf.dtype}, but a piece of it is {piece.dtype}")
-        written += file.write(as_bytes(piece))
+    for chunk in chunks:
+        if chunk.dtype != leaf.dtype:
+            raise UserError(f"{name} is {leaf.dtype}, but a chunk of it is {chunk.dtype}")
+        written += file.write(as_bytes(chunk))
     if written != leaf.nbytes:
-        raise UserError(f"{name} has {leaf.nbytes} bytes, but its pieces have {written}")
+        raise UserError(f"{name} has {leaf.nbytes} bytes, but its chunks have {written}")

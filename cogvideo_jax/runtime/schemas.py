@@ -4,14 +4,16 @@ A schema is a frozen dataclass with `__pydantic_config__ = STRICT`, or a `Schema
 value raises UserError: one sentence that names the file, the key, what came and what is allowed.
 """
 
+import dataclasses
 import json
 import os
 import re
 import stat
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from cogvideo_jax.errors import UserError
@@ -33,8 +35,6 @@ Index = Annotated[int, Field(strict=True, ge=0, lt=10**7)]  # along such an axis
 Few = Annotated[int, Field(strict=True, gt=0, le=1000)]  # of what a file could otherwise make us enumerate
 Text = Annotated[str, Field(strict=True, min_length=1, max_length=100_000)]
 FrameRate = Annotated[float, Field(strict=True, gt=0, le=1000)]  # frames a second
-Fingerprint = Annotated[str, Field(strict=True, pattern=r"^[0-9a-f]{16}$")]  # of an image tokenizer
-FileName = Annotated[str, Field(strict=True, min_length=1, max_length=255, pattern=r"^[^/\\\x00]+$")]  # without folders
 
 # What a wrong type is told, in place of pydantic's words.
 EXPECTED = {
@@ -49,6 +49,32 @@ EXPECTED = {
     "model_type": "an object",
     "dataclass_type": "an object",
 }
+
+
+def _is_digest(text: str) -> str:
+    if not re.fullmatch(r"[0-9a-f]{16}", text):
+        raise ValueError("it should be 16 hexadecimal digits")
+    return text
+
+
+def _is_file_name(text: str) -> str:
+    if not 0 < len(text) <= 255 or text in (".", "..") or re.search(r"[/\\\0]", text):
+        raise ValueError("it should be the name of a file, without folders")
+    return text
+
+
+Digest = Annotated[str, Field(strict=True), AfterValidator(_is_digest)]  # of a tokenizer, or of a list of names
+FileName = Annotated[str, Field(strict=True), AfterValidator(_is_file_name)]
+
+
+def dataclass_schema(config: ConfigDict = STRICT) -> Callable[[type[T]], type[T]]:
+    """Makes a class a frozen dataclass that files are checked against."""
+
+    def decorate(cls: type[T]) -> type[T]:
+        cls.__pydantic_config__ = config
+        return dataclasses.dataclass(frozen=True)(cls)
+
+    return decorate
 
 
 class Schema(BaseModel):
@@ -111,7 +137,7 @@ def sentence(error: ValidationError, where: str) -> str:
     """The first fault of a validation in plain words, and how many more there are."""
     faults = error.errors(include_url=False)
     first = faults[0]
-    key = ".".join(shown_key(part) for part in first["loc"])
+    key = shown_place(first["loc"])
     if first["type"] == "json_invalid":
         said = f"{where} is not valid JSON: {first['ctx']['error']}"
     elif first["type"] == "missing":
@@ -141,6 +167,13 @@ def shown(value: Any) -> str:
     return text if len(text) <= SHOWN else text[:SHOWN] + "..."
 
 
-def shown_key(part: str | int) -> str:
-    """A key as an error repeats it; one that is no name stands in quotes."""
-    return str(part) if isinstance(part, int) or (part.isidentifier() and len(part) <= SHOWN) else shown(part)
+def shown_place(keys: Sequence[str | int]) -> str:
+    """Where a value stands, as `layout.frame_times[2]`; a key that is no name stands in quotes."""
+    text = ""
+    for key in keys:
+        if isinstance(key, int):
+            text += f"[{key}]"
+        else:
+            name = key if key.isidentifier() and len(key) <= SHOWN else shown(key)
+            text += f".{name}" if text else name
+    return text

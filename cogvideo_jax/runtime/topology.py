@@ -1,4 +1,4 @@
-"""Machines that are only compiled for: TPU topologies without a TPU, and what is published about their chips."""
+"""TPU topologies to compile for without a TPU, and published figures of their chips."""
 
 import os
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ GB = 1e9
 
 
 class Chip(NamedTuple):
-    """Published figures of one chip (cloud.google.com/tpu/docs, one page a generation; NVIDIA's H100 data sheet).
+    """Published figures of a chip (cloud.google.com/tpu/docs, one page per generation; NVIDIA's H100 data sheet).
 
     Attributes:
       flops: bfloat16 operations a second.
@@ -36,20 +36,20 @@ CHIPS = {
 
 
 def open_topology(name: str) -> tuple[Sequence[jax.Device], Chip]:
-    """Devices that can be compiled for, and their chip. Needs libtpu (the extra `[tpu]`), no TPU.
+    """Devices to compile for, and their chip. Needs libtpu (the extra `[tpu]`) but no TPU.
 
     Args:
       name: generation and chips, "v5e:16x16"; several slices are "2*v5e:16x16".
 
     Raises:
-      UserError: one sentence, for an unknown topology or without libtpu.
+      UserError: unknown topology, or libtpu is missing.
     """
     slices, _, one = name.rpartition("*")
     generation, _, shape = one.partition(":")
     if generation not in CHIPS or not shape or not (slices or "1").isdigit():
-        raise UserError(f"topology {name!r} should look like v5e:16x16 or 2*v5e:16x16, of {', '.join(CHIPS)}")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # no machine to ask
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")  # nothing is run, so nobody is disturbed
+        raise UserError(f"topology {name!r} should look like v5e:16x16 or 2*v5e:16x16; chips are {', '.join(CHIPS)}")
+    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no metadata server
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "true")  # harmless, because nothing runs
     options = {"chip_config_name": "megacore"} if generation == "v4" else {}
     if slices:
         options["num_slices"] = int(slices)
@@ -57,7 +57,7 @@ def open_topology(name: str) -> tuple[Sequence[jax.Device], Chip]:
 
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=one, **options)
-    except Exception as error:  # of several kinds: a name that libtpu does not know, or no libtpu
+    except Exception as error:  # many types: a name that libtpu does not know, or no libtpu
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{name} cannot be compiled for; libtpu comes with the extra [tpu] ({reason})") from error
     return found.devices, CHIPS[generation]

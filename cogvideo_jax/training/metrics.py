@@ -5,10 +5,21 @@ import os
 from pathlib import Path
 
 from absl import logging
+from pydantic import ConfigDict
 
 from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.progress import progress_bar
+from cogvideo_jax.runtime.schemas import NotNegative, Schema
+
+
+class Line(Schema):
+    """What was measured at one step; a run that diverged may have measured no number."""
+
+    model_config = ConfigDict(extra="allow", allow_inf_nan=True)
+    __pydantic_extra__: dict[str, float]
+
+    step: NotNegative
 
 
 class MetricsWriter:
@@ -21,8 +32,8 @@ class MetricsWriter:
         self._tells = is_first()
         path = path if self._tells else Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in read_lines(path) if line["step"] <= first_step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        kept = [line for line in (read_lines(path, Line) if self._tells else []) if line.step <= first_step]
+        path.write_text("".join(json.dumps(line.model_dump()) + "\n" for line in kept))
         self._file = path.open("a")
         self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
 

@@ -137,7 +137,7 @@ def test_without_a_readable_video_the_reason_is_given():
         def __getitem__(self, row):
             raise ValueError("broken")
 
-    with pytest.raises(ValueError, match="not one of 12 clips can be read"):
+    with pytest.raises(ValueError, match="none of 12 clips can be read"):
         ReadableClips(Broken(VIDEOS), memory=0)[3]
 
 

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 
 from cogvideo_jax.data.cache import TokenCache, shrink, write_token_cache
+from cogvideo_jax.data.cache_format import TokenClip, pack, unpack
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.errors import UserError
 
 
 class CountingSource(ClipSource):
@@ -54,15 +56,15 @@ def test_every_clip_comes_back_with_its_own_ids_and_texts(tmp_path):
 
 def test_damaged_clips_are_named_in_the_meta_file(tmp_path):
     cache = write(CountingSource(), tmp_path)
-    assert cache.meta["skipped"] == [["clip 3", "broken"]]
-    assert cache.meta["clips_in_shard"] == [2, 1, 2, 1]
+    assert cache.meta.skipped == (("clip 3", "broken"),)
+    assert cache.meta.clips_in_shard == (2, 1, 2, 1)
 
 
 def test_rows_that_a_source_refused_at_once_are_named_too(tmp_path):
     source = CountingSource()
     source.skip("captions.jsonl line 9", "not a line of JSON")
-    skipped = write(source, tmp_path).meta["skipped"]
-    assert skipped == [["captions.jsonl line 9", "not a line of JSON"], ["clip 3", "broken"]]
+    skipped = write(source, tmp_path).meta.skipped
+    assert skipped == (("captions.jsonl line 9", "not a line of JSON"), ("clip 3", "broken"))
 
 
 def test_clips_of_a_higher_rate_are_thinned_to_the_top_rate(tmp_path):
@@ -169,3 +171,61 @@ def test_workers_share_the_shards_and_the_last_joins_them(tmp_path):
 def test_a_worker_that_does_not_exist_is_refused(tmp_path):
     with pytest.raises(ValueError, match="worker 3 of 3: workers are counted from 0"):
         write(CountingSource(), tmp_path, worker=(3, 3))
+
+
+def test_settings_that_no_cache_can_have_are_refused(tmp_path):
+    with pytest.raises(UserError, match="top_fps is 0; it should be greater than 0"):
+        write(CountingSource(), tmp_path, top_fps=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_or_damaged_shard_is_named_before_training(tmp_path):
+    write(CountingSource(), tmp_path)
+    shard = tmp_path / "shard-00001.array_record"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="is damaged"):
+        TokenCache(tmp_path)
+    shard.write_bytes((tmp_path / "shard-00000.array_record").read_bytes())
+    with pytest.raises(UserError, match=r"has 7 records, but meta\.json says 6"):
+        TokenCache(tmp_path)
+    shard.unlink()
+    with pytest.raises(UserError, match=r"lacks shard-00001\.array_record"):
+        TokenCache(tmp_path)
+
+
+def test_ids_that_the_model_does_not_have_are_refused(tmp_path):
+    write(CountingSource(), tmp_path)
+    assert TokenCache(tmp_path, codes=71)[5].frames.max() == 70
+    with pytest.raises(UserError, match=r"record 5 of .*: frames has ids 60\.\.70; they should be 0\.\.69"):
+        TokenCache(tmp_path, codes=70)[5]
+
+
+CLIP = TokenClip(np.arange(8).reshape(2, 4), 8.0, ("a ball",), "clip", None)
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (dict(frames=np.zeros((2, 5), int)), r"frames are uint16 \[2, 5\]; expected uint16 or int32 \[T, 4\]"),
+        (dict(frames=np.zeros((0, 4), int)), "frames are"),
+        (dict(frames=np.full((2, 4), -1)), "they should be 0 or more"),
+        (dict(fps=-1.0), "fps is -1.0"),
+        (dict(fps=float("nan")), "fps is nan"),
+        (dict(texts=()), "texts is"),
+        (dict(texts=(3,)), r"texts\[0\] is 3"),
+        (dict(name=7), "name is 7"),
+        (dict(coarse=np.zeros((2, 1), int)), "coarse ids should not be there"),
+    ],
+)
+def test_a_record_that_is_no_clip_is_refused(changes, words):
+    how = dict(grid=2, coarse_grid=None, codes=None, where="record 3")
+    assert unpack(pack(CLIP), **how).texts == ("a ball",)
+    with pytest.raises(UserError, match=words):
+        unpack(pack(CLIP._replace(**changes)), **how)
+
+
+@pytest.mark.parametrize("record", [b"", b"\xc1", pack(CLIP)[:-3], b"\x91" * 5000, b"\x00"])
+def test_a_record_of_damaged_bytes_is_refused(record):
+    with pytest.raises(UserError, match="record 3"):
+        unpack(record, grid=2, coarse_grid=None, codes=None, where="record 3")

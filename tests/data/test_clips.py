@@ -141,3 +141,27 @@ def test_labels_become_words():
         "tai chi",
         "handstand pushups",
     ]
+
+
+def test_no_row_of_whatever_kind_stops_the_others(tmp_path):
+    write_gif(tmp_path / "good.gif", grey_clip(8), fps=8)
+    (tmp_path / "captions.jsonl").write_bytes(
+        b'\xef\xbb\xbf{"file": "good.gif", "text": "fine"}\n'  # with the mark that some editors write
+        + b"[" * 100_000
+        + b'\n{"file": "'
+        + b"a" * 5000
+        + b'", "text": "a name that no system takes"}\n{"file": "\xff.gif", "text": "x"}\n{"file": {}, "text": "x"}\n'
+    )
+    source = FolderSource(tmp_path, size=16)
+    assert len(source) == 1 and len(source.skipped) == 4
+    assert dict(source.skipped)["captions.jsonl line 5"] == "the line: file is {}; it should be a text"
+    (tmp_path / "captions.jsonl").unlink()
+    (tmp_path / "captions.csv").write_text("label,youtube_id,time_start,time_end\na lion,xYz\na,b,1e400,2\n")
+    with pytest.raises(ValueError, match="line 2: times must be whole seconds"):
+        FolderSource(tmp_path, size=16)
+
+
+def test_a_line_without_an_end_is_refused(tmp_path):
+    (tmp_path / "captions.jsonl").write_bytes(b"x" * (1 << 20))
+    with pytest.raises(ValueError, match="line 1 has 1048576 bytes or more"):
+        FolderSource(tmp_path, size=16)

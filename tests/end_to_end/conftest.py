@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.layout import base_layout, interpolation_layout, keyframe_layout
 from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
-from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer, fit_text_model
 from cogvideo_jax.models.cogvideo.training.parameters import split_attention_plus
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
@@ -118,19 +118,36 @@ def enlarging(weights, tmp_path_factory):
     """The folder with a direct model beside it: 4 x 4 -> 8 x 8 tokens, 16 -> 32 pixels."""
     folder = tmp_path_factory.mktemp("enlarging") / "weights"
     shutil.copytree(weights, folder)
+    add_superres(folder, "superres", DirectSuperResolution)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def refining(enlarging, tmp_path_factory):
+    """The folder with an iterative model, too, which its sampling config asks for."""
+    folder = tmp_path_factory.mktemp("refining") / "weights"
+    shutil.copytree(enlarging, folder)
+    add_superres(folder, "itersr", IterativeSuperResolution)
+    wanted = {"iterative_superres": {"temperature": 1.0, "top_k": [8, 4], "greedy": False}}
+    (folder / "pipeline.json").write_text(json.dumps(SAMPLING | wanted, ensure_ascii=False), encoding="utf-8")
+    return folder
+
+
+def add_superres(folder, part, kind) -> None:
+    """Random super-resolution weights that stand on the folder's base."""
     base = load_weights(folder / "base.safetensors")[1]["config"]
     same = {key: base[key] for key in ("vocab_size", "image_codes", "boi", "width", "heads", "layers", "mlp_width")}
+    coarse = CoarseGrid(grid=4, first_position=base["first_frame_position"], kernel=(3, 3))
     config = SuperResolutionConfig(
         **same,
         text_length=base["layout"]["text_length"],
-        coarse=CoarseGrid(grid=4, first_position=base["first_frame_position"], kernel=(3, 3)),
+        coarse=coarse if kind is DirectSuperResolution else None,
         fine_grid=8,
         fine_kernel=(5, 3),
         base_positions=base["base_positions"],
         dropout=0.0,
     )
-    model = DirectSuperResolution(config)
+    model = kind(config)
     params = nn.meta.unbox(model.init(jax.random.key(7), *model.empty_inputs())["params"])
-    description = {"kind": "superres", "config": dataclasses.asdict(config)}
-    save_weights(folder / "superres.safetensors", jax.device_get(split_attention_plus(params).trained), description)
-    return folder
+    description = {"kind": part, "config": dataclasses.asdict(config)}
+    save_weights(folder / f"{part}.safetensors", jax.device_get(split_attention_plus(params).trained), description)

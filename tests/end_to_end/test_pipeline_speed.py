@@ -1,14 +1,15 @@
-"""`cogvideo bench pipeline`: every part of a video is timed."""
+"""`cogvideo bench pipeline`: every step of a video is timed."""
 
 from cogvideo_jax.bench.machine import Machine
-from cogvideo_jax.models.cogvideo.bench import pipeline
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.bench.pipeline import measure_pipeline
+from cogvideo_jax.text_to_video import load
 
 MACHINE = Machine("a machine", bandwidth=1e9, reads=1e9, flops=2e9)
 
 
-def test_a_pipeline_is_measured_part_by_part(enlarging):
-    row = pipeline.measure_pipeline(lambda: TextToVideo.load(enlarging), machine=MACHINE, batch=1)
-    assert row.frames == 33 and row.again == row.key_frames + row.interpolation + row.superres + row.pixels
-    assert min(row.load, row.compile, row.first, row.key_frames, row.interpolation, row.superres, row.pixels) > 0
-    assert pipeline.cells(row)["frames"] == "33"
+def test_a_pipeline_is_measured_step_by_step(enlarging):
+    row = measure_pipeline(lambda: load(enlarging).sampler, machine=MACHINE, batch=1)
+    names = ["first frame", "key frames", "9 frames", "17 frames", "33 frames", "super-resolution", "pixels"]
+    assert row.frames == 33 and list(row.steps) == names
+    assert min(row.load, row.compile, row.first, *row.steps.values()) > 0
+    assert row.cells()["frames"] == "33"

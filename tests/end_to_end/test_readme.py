@@ -1,4 +1,4 @@
-"""What the README tells the owner of released weights to type, typed on small checkpoints of the same formats."""
+"""The commands and Python lines of the READMEs: run on small checkpoints, or at least with options that exist."""
 
 import io
 import re
@@ -15,13 +15,17 @@ from cogvideo_jax.runtime.media import read_video
 from tests.cogvideo.convert.checkpoints import official, tensors, write_sat, write_zip
 from tests.parity.goldens import FOLDER, load
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README, COGVIDEO = ROOT / "README.md", ROOT / "cogvideo_jax" / "models" / "cogvideo" / "README.md"
+READMES = sorted(
+    path for place in (".", "configs", "launch", "cogvideo_jax/**") for path in ROOT.glob(place + "/README.md")
+)
 SENTENCES = ["一只猫在跑", "4.0秒 2.0秒 1.0秒 0.5秒", "视频 高清摄影"]
 
 
 def commands() -> list[list[str]]:
-    """The lines of the section's block of commands."""
-    section = README.read_text(encoding="utf-8").split("## With the released weights")[1]
+    """The first block of commands in the section about released weights."""
+    section = COGVIDEO.read_text(encoding="utf-8").split("## With the released weights")[1]
     return [shlex.split(line) for line in re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).splitlines()]
 
 
@@ -64,3 +68,30 @@ def test_the_commands_for_released_weights_give_a_video_of_480_pixels(downloads,
     [video] = Path().glob("*.mp4")
     assert read_video(video, fps=8.0, max_seconds=60).shape == (33, 480, 480, 3)
     assert str(video) in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_python_lines_of_the_readme_run_as_they_stand(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    exec("\n".join(blocks), {})
+    assert read_video("ball.mp4", fps=8.0, max_seconds=60).shape == (33, 384, 384, 3)
+    assert read_video("demo.webp", fps=8.0, max_seconds=60).shape == (33, 192, 4 * 194, 3)
+
+
+def options_of(command: tuple[str, ...], capsys) -> set[str]:
+    """The options that `--help` shows."""
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    return set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_commands_of_a_readme_have_options_that_exist(path, capsys):
+    for line in re.findall(
+        r"(?:^|`|&& )cogvideo (\w+ [^`\n|]*)(?=`|$)", path.read_text(encoding="utf-8"), re.MULTILINE
+    ):
+        words = shlex.split(line)
+        command = tuple(words[: 1 + (words[0] in ("bench", "plan"))])
+        given = {word.split("=")[0] for word in words if word.startswith("--") and not word.startswith("--config.")}
+        assert given <= options_of(command, capsys), line

@@ -2,14 +2,12 @@
 
 import dataclasses
 
-import jax
 import numpy as np
 import pytest
 
 from cogvideo_jax.cli.main import main
-from cogvideo_jax.models.cogvideo.config import Compat
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.runtime.media import read_image, read_video, write_mp4
+from cogvideo_jax.text_to_video import load
 
 PROMPT = "a red ball moves to the right"
 
@@ -19,29 +17,38 @@ def run(*arguments) -> int:
 
 
 def test_super_resolution_doubles_the_picture_unless_it_is_left_out(enlarging, weights):
-    large, small = TextToVideo.load(enlarging), TextToVideo.load(weights)
-    assert large([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 32, 32, 3)
-    plain = large([PROMPT], jax.random.key(0), fps=1, superres=False)
-    np.testing.assert_array_equal(plain, small([PROMPT], jax.random.key(0), fps=1))
+    large, small = load(enlarging), load(weights)
+    assert large(PROMPT, fps=1).frames.shape == (5, 32, 32, 3)
+    np.testing.assert_array_equal(large(PROMPT, fps=1, superres=False).frames, small(PROMPT, fps=1).frames)
+
+
+def test_iterative_super_resolution_draws_fine_tokens_again_where_the_sampling_config_asks_for_it(refining, enlarging):
+    refined, direct = load(refining), load(enlarging)
+    request = refined.request(PROMPT, fps=1)
+    assert [step.name for step in refined.steps(request)][-3:] == ["super-resolution", "refinement", "pixels"]
+    fine = refined(PROMPT, fps=1).frames
+    assert fine.shape == (5, 32, 32, 3) and (fine != direct(PROMPT, fps=1).frames).any()
+    np.testing.assert_array_equal(fine, refined(PROMPT, fps=1).frames)
 
 
 def test_a_picture_does_not_depend_on_how_many_are_enlarged_together(enlarging):
-    one, many = TextToVideo.load(enlarging), TextToVideo.load(enlarging)
-    many.sampling_config = dataclasses.replace(many.sampling_config, superres_per_call=7, decoded_per_call=3)
-    np.testing.assert_array_equal(*(video([PROMPT], jax.random.key(2), fps=2) for video in (one, many)))
+    one, many = load(enlarging), load(enlarging)
+    few = dataclasses.replace(many.sampler.sampling_config, superres_per_call=7, decoded_per_call=3)
+    many.sampler.weights.sampling_config = few
+    np.testing.assert_array_equal(*(pipe(PROMPT, seed=2, fps=2).frames for pipe in (one, many)))
 
 
 def test_loading_one_stage_at_a_time_changes_nothing(enlarging):
-    kept, anew = (TextToVideo.load(enlarging, keep=keep) for keep in (True, False))
-    np.testing.assert_array_equal(*(video([PROMPT], jax.random.key(1), fps=2) for video in (kept, anew)))
-    assert len(kept.weights._loaded) == 4 and len(anew.weights._loaded) == 0
+    kept, anew = (load(enlarging, one_stage_at_a_time=anew) for anew in (False, True))
+    np.testing.assert_array_equal(*(pipe(PROMPT, seed=1, fps=2).frames for pipe in (kept, anew)))
+    assert len(kept.sampler.weights._loaded) == 4 and len(anew.sampler.weights._loaded) == 0
 
 
 def test_bfloat16_keeps_its_matrices_in_half_the_bytes(weights):
-    video = TextToVideo.load(weights, dtype="bfloat16")
-    params = video.weights.stage("stage1").params
+    pipe = load(weights, dtype="bfloat16")
+    params = pipe.sampler.weights.stage("stage1").params
     assert params["token_table"].dtype == "bfloat16" and params["norm_final"]["scale"].dtype == "float32"
-    assert video([PROMPT], jax.random.key(0), fps=1).shape == (1, 5, 16, 16, 3)
+    assert pipe(PROMPT, fps=1).frames.shape == (5, 16, 16, 3)
 
 
 def test_key_frames_alone_and_then_interpolated_are_the_whole_video(enlarging, tmp_path):
@@ -70,14 +77,14 @@ def test_a_picture_by_the_base_alone(enlarging, tmp_path):
 
 
 def test_the_release_stretches_every_frame_from_black_to_white(weights):
-    frames = TextToVideo.load(weights)([PROMPT], jax.random.key(0), fps=1, compat=Compat.RELEASE)
-    assert (frames.min((2, 3, 4)) == 0).all() and (frames.max((2, 3, 4)) == 255).all()
+    frames = load(weights)(PROMPT, fps=1, compat="release").frames
+    assert (frames.min((1, 2, 3)) == 0).all() and (frames.max((1, 2, 3)) == 255).all()
 
 
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        (["interpolate", "none.keyframes"], "do not exist"),
+        (["interpolate", "none.keyframes"], "does not exist"),
         (["interpolate", "none.mp4", "--prompt", PROMPT], "cannot read video"),
         (["interpolate", "none.mp4"], "--prompt"),
         (["interpolate", "none.mp4", "--prompt", PROMPT, "--fps", "3"], "frames a second"),

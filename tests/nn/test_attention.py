@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.nn.attention import Kernel, kernel_for
@@ -35,14 +36,14 @@ def hidden_and_gradient(config, kernel: Kernel, *, gradient: bool = True):
 
 @pytest.mark.parametrize("layout, window", [(tiny.KEYFRAMES, None), (tiny.KEYFRAMES, 2), (tiny.INTERPOLATION, None)])
 def test_splash_attention_equals_the_plain_one(layout, window):
-    config = tiny.config(layout, window=window, layers=2)
+    config = tiny.config(layout, window=window)
     plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.INTERPRETED))
     np.testing.assert_allclose(fused, plain, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_its_gradients_do_too():
-    config = tiny.config(tiny.INTERPOLATION, window=2, layers=2)
+    config = tiny.config(tiny.INTERPOLATION, window=2)
     plain, plain_gradient = hidden_and_gradient(config, Kernel.XLA)
     fused, gradient = hidden_and_gradient(config, Kernel.INTERPRETED)
     np.testing.assert_allclose(fused, plain, atol=1e-4)
@@ -53,9 +54,16 @@ def test_its_gradients_do_too():
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("window", [None, 2])
 def test_cudnn_attention_equals_the_plain_one(window):
-    config = tiny.config(tiny.KEYFRAMES, window=window, layers=2)
+    config = tiny.config(tiny.KEYFRAMES, window=window)
     plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.CUDNN))
     np.testing.assert_allclose(fused, plain, atol=5e-2)
+
+
+def test_a_fused_kernel_refuses_to_weight_the_text():
+    config = tiny.config(tiny.KEYFRAMES, layers=2)
+    model, inputs = Transformer(config, kernel=Kernel.INTERPRETED), tiny.random_batch(config)
+    with pytest.raises(UserError, match=r"attention=interpreted cannot weight the text .* use attention=xla"):
+        jax.eval_shape(lambda rng: model.init(rng, *inputs, text_log_weight=1.0), jax.random.key(0))
 
 
 def test_auto_is_the_fastest_there():

@@ -1,21 +1,21 @@
 """The whole pipeline against the official one, token by token: f-files, made with argmax in place of every draw.
 
-The official checkpoints go through `cogvideo convert`, the prompt through `TextToVideo` with compat="release".
+The official checkpoints go through `cogvideo convert`, the prompt through the chain with compat="release".
 """
 
 import dataclasses
 import functools
 
-import jax
 import numpy as np
 import pytest
 
-from cogvideo_jax.models.cogvideo.config import Compat
+from cogvideo_jax.interface import Start, make_request
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
 from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_sampling_config
+from cogvideo_jax.text_to_video import load
 from tests.cogvideo.convert.checkpoints import official, write_sat
-from tests.parity.goldens import golden_files, load
+from tests.parity.goldens import golden_files
+from tests.parity.goldens import load as load_golden
 
 CALLS = ["first frame", "key frames", "9 frames", "17 frames", "33 frames"]
 STAGE_TEXT, SUPERRES_GAP = 64, 1e-3  # GOLDENS.md: closer decisions of super-resolution may fall either way
@@ -34,9 +34,9 @@ class FakeText:
 
 @pytest.fixture(scope="module", params=golden_files("f_*.npz"), ids=lambda path: path.stem)
 def run(request, tmp_path_factory):
-    """The golden file, and ours: the pipeline and its key."""
+    """The golden file, its arrays, and our sampler."""
     path = request.param
-    golden, arrays = load(path)
+    golden, arrays = load_golden(path)
     folder = tmp_path_factory.mktemp("released")
     for stage, window in ((1, -1), (2, 10)):
         made = official(path.stem, f"param:stage{stage}.", cogvideo_stage=stage, window_size=window)
@@ -48,9 +48,9 @@ def run(request, tmp_path_factory):
     strategies = ("first_frame", "keyframes", "interpolation", "superres")
     sampling_config = {name: greedy(getattr(RELEASED, name)) for name in strategies}
     write_sampling_config(folder / "ours" / "pipeline.json", dataclasses.replace(RELEASED, **sampling_config))
-    video = TextToVideo.load(folder / "ours")
-    video.weights.text = FakeText(golden)
-    return golden, arrays, video
+    sampler = load(folder / "ours").sampler
+    sampler.weights.text = FakeText(golden)
+    return golden, arrays, sampler
 
 
 def official_frames(arrays: dict, call: int, golden: dict) -> np.ndarray:
@@ -66,25 +66,31 @@ def by_time(slots: np.ndarray) -> np.ndarray:
     return np.concatenate([body, slots[-1:, 2]])[None]
 
 
+def ids_of_every_step(sampler, request) -> list[np.ndarray]:
+    """What every step but the last makes."""
+    result, ids = None, []
+    for step in sampler.steps(request)[:-1]:
+        result = step.run(result, lambda: None)
+        ids.append(result.coarse if result.fine is None else result.fine)
+    return ids
+
+
 def test_every_call_writes_the_official_tokens(run):
-    golden, arrays, video = run
-    prompts, rngs = [golden["prompt"]], jax.random.split(jax.random.key(0), 1)
-    ours = [np.asarray(video.key_frames(prompts, rngs, compat=Compat.RELEASE))]
-    ours.insert(0, ours[0][:, :1])
-    for rate in (2.0, 4.0, 8.0):
-        ours.append(np.asarray(video.rounds(ours[-1], prompts, rngs, [rate], compat=Compat.RELEASE)))
+    golden, arrays, sampler = run
+    request = make_request(prompts=(golden["prompt"],), superres=False, compat="release")
     theirs = [official_frames(arrays, call, golden) for call in range(len(CALLS))]
     theirs = [*theirs[:2], *(by_time(slots) for slots in theirs[2:])]
-    wrong = {name: int((a != b).sum()) for name, a, b in zip(CALLS, ours, theirs)}
+    ours = ids_of_every_step(sampler, request)
+    wrong = {name: int((a != b).sum()) for name, a, b in zip(CALLS, ours, theirs, strict=True)}
     print(wrong)
     assert wrong == dict.fromkeys(CALLS, 0)
 
 
 def test_super_resolution_writes_the_official_tokens_where_they_are_decided(run):
-    golden, arrays, video = run
-    rngs = jax.random.split(jax.random.key(0), 1)
-    ours = np.asarray(video.enlarge(arrays["dsr_in"][None], [golden["prompt"]], rngs))[0]
+    golden, arrays, sampler = run
+    start = Start(np.asarray(arrays["dsr_in"]), 8.0)
+    [_, fine] = ids_of_every_step(sampler, make_request(prompts=(golden["prompt"],), start=start))
     decided = arrays["dsr_rel_gap"] >= SUPERRES_GAP
-    wrong = (ours != arrays["dsr_out"]) & decided
+    wrong = (fine[0] != arrays["dsr_out"]) & decided
     print(f"{int(wrong.sum())} wrong of {int(decided.sum())} decided, {decided.mean():.1%} of all")
     assert decided.mean() > 0.9 and not wrong.any()

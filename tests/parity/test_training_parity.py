@@ -1,5 +1,7 @@
 """Golden files b: logits, losses and gradients of the released training model, both stages, full and windowed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.models.cogvideo.convert import transformer_names
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.training.losses import token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus, project
+from cogvideo_jax.nn.quantized import Matrix
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
 
@@ -35,17 +38,18 @@ def case(request):
     inputs = shift_right(jnp.asarray(frames), boi=config.boi)
 
     @jax.jit
-    def forward(added):
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def forward(added, frozen):
         variables = {"params": unflatten_dict(frozen | added)}
         hidden = model.apply(variables, text, mask, inputs)
         logits = model.apply(variables, hidden[:, text_length:], method=Transformer.image_logits)
         losses = token_losses(logits, frames)
         return losses[:, layout.first_loss_slot :].mean(), (
             losses,
-            model.apply(variables, hidden, method=Transformer.all_logits),
+            project(hidden, Matrix(variables["params"]["token_table"]), jnp.float32),
         )
 
-    (loss, (losses, logits)), gradients = jax.value_and_grad(forward, has_aux=True)(added)
+    (loss, (losses, logits)), gradients = forward(added, frozen)
     back = layout.slot_of_time()
     frame_logits = logits[:, text_length:].reshape(*frames.shape, -1)[:, back]
     logits = np.concatenate([logits[:, :text_length], frame_logits.reshape(len(text), layout.image_length, -1)], axis=1)

@@ -89,6 +89,16 @@ def test_a_contact_sheet_has_a_row_for_each_clip(tmp_path):
     assert (video_io.read_image(tmp_path / "b.png")[:32, 33:65] == 6).all()
 
 
+@pytest.mark.parametrize("frames, columns, rows", [(1, 1, 1), (3, 2, 2), (5, 3, 2), (33, 6, 6)])
+def test_a_contact_sheet_of_one_clip_is_a_grid_in_reading_order(tmp_path, frames, columns, rows):
+    video_io.write_contact_sheet(tmp_path / "a.png", [grey_clip(frames)])
+    sheet = video_io.read_image(tmp_path / "a.png")
+    assert sheet.shape == (rows * 33 - 1, columns * 33 - 1, 3)
+    for index in range(frames):
+        row, column = divmod(index, columns)
+        assert (sheet[row * 33 :, column * 33 :][:32, :32] == index * 6).all()
+
+
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "gone.mp4"])
 def test_what_cannot_be_read_is_one_sentence(tmp_path, name):
     (tmp_path / name).write_bytes(b"this is no video")

@@ -31,7 +31,7 @@ def test_a_device_with_its_own_memory_is_judged_by_itself():
 def test_the_table_says_what_to_change():
     lines = table([PHASE], Room(host=100 * GIB, device=11 * GIB, devices=8)).splitlines()
     assert lines[1].endswith("no; use --batch 1") and "10240.0" in lines[1]
-    assert lines[-1] == "at most 12 GiB a device in use, with what this process holds; 11 GiB a device free"
+    assert lines[-1] == "peak memory on each device: 12 GiB, this process's current memory included; 11 GiB is free"
 
 
 def test_the_planned_peak_is_what_the_process_then_takes():

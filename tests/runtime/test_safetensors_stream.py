@@ -22,7 +22,7 @@ def in_rows(name: str) -> list[np.ndarray]:
 
 
 def test_the_library_reads_what_was_streamed(tmp_path):
-    write_stream(tmp_path / "a.safetensors", LEAVES, pieces=in_rows, metadata={"description": '{"kind": "x"}'})
+    write_stream(tmp_path / "a.safetensors", LEAVES, chunks=in_rows, metadata={"description": '{"kind": "x"}'})
     read = safetensors.numpy.load_file(tmp_path / "a.safetensors")
     assert read.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
@@ -35,21 +35,21 @@ def test_the_library_reads_what_was_streamed(tmp_path):
 
 def test_a_transposed_piece_is_written_in_the_order_of_its_own_axes(tmp_path):
     leaf, array = {"a": Leaf(np.dtype(np.float32), (3, 2))}, np.arange(6, dtype=np.float32).reshape(2, 3)
-    write_stream(tmp_path / "a.safetensors", leaf, pieces=lambda _: [array.T], metadata={})
+    write_stream(tmp_path / "a.safetensors", leaf, chunks=lambda _: [array.T], metadata={})
     np.testing.assert_array_equal(read_leaf(tmp_path / "a.safetensors", "a"), array.T)
     np.testing.assert_array_equal(read_leaf(tmp_path / "a.safetensors", "a", slice(1, 3)), array.T[1:3])
 
 
-@pytest.mark.parametrize("pieces", [in_rows("half")[:-1], [*in_rows("half"), in_rows("half")[0]], [np.ones(7)]])
-def test_too_few_too_many_or_wrong_pieces_leave_no_file(pieces, tmp_path):
+@pytest.mark.parametrize("chunks", [in_rows("half")[:-1], [*in_rows("half"), in_rows("half")[0]], [np.ones(7)]])
+def test_too_few_too_many_or_wrong_pieces_leave_no_file(chunks, tmp_path):
     with pytest.raises(ValueError, match="half"):
-        write_stream(tmp_path / "a.safetensors", {"half": LEAVES["half"]}, pieces=lambda _: pieces, metadata={})
+        write_stream(tmp_path / "a.safetensors", {"half": LEAVES["half"]}, chunks=lambda _: chunks, metadata={})
     assert not list(tmp_path.iterdir())
 
 
 def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
     path = tmp_path / "a.safetensors"
-    write_stream(path, LEAVES, pieces=in_rows, metadata={})
+    write_stream(path, LEAVES, chunks=in_rows, metadata={})
 
     def stopping(name):
         if name == "half":
@@ -57,14 +57,14 @@ def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
         return in_rows(name)
 
     with pytest.raises(KeyboardInterrupt):
-        write_stream(path, LEAVES, pieces=stopping, metadata={"new": "yes"})
+        write_stream(path, LEAVES, chunks=stopping, metadata={"new": "yes"})
     assert read_header(path) == (LEAVES, {})
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_damaged_and_foreign_files_are_refused(tmp_path):
     path = tmp_path / "a.safetensors"
-    write_stream(path, LEAVES, pieces=in_rows, metadata={})
+    write_stream(path, LEAVES, chunks=in_rows, metadata={})
     with pytest.raises(ValueError, match="not a weights file"):
         read_description(path)
     path.write_bytes(path.read_bytes()[:-1])

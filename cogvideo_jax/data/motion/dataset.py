@@ -1,11 +1,11 @@
-"""TFDS set of short captioned actions: the clips of motion.py on disk, as array_record without TensorFlow.
+"""TFDS data set of short captioned actions: the clips of draw.py on disk, as array_record without TensorFlow.
 
     builder = CaptionedMotion(data_dir="data", config=MotionConfig.of(train_clips=10_000, test_clips=1_000))
     builder.download_and_prepare()
     source = builder.as_data_source("train")      # random access; frames uint8 [33, 64, 64, 3]
 
-Split `train` holds only combinations of object, colour and action that are not held out. In split `test` even
-rows are of held-out combinations and odd rows of seen ones (whose very start may also occur in `train`).
+Split `train` has only combinations of object, colour and action that are not held out. In split `test`, even rows have
+held-out combinations and odd rows seen ones (whose exact start may also occur in `train`).
 """
 
 import dataclasses
@@ -20,22 +20,22 @@ from cogvideo_jax.errors import UserError
 
 @dataclasses.dataclass(kw_only=True)
 class MotionConfig(tfds.core.BuilderConfig):
-    """How many clips each split holds; the name, and so the folder, follows from the numbers."""
+    """Number of clips in each split, which also makes the name and the folder."""
 
     train_clips: int
     test_clips: int
 
     @classmethod
-    @functools.cache  # TFDS knows its own configs by identity
+    @functools.cache  # TFDS compares configs by identity
     def of(cls, *, train_clips: int, test_clips: int) -> "MotionConfig":
-        """The config of these sizes; the same object for the same sizes."""
+        """Config with these sizes; equal sizes give the same object."""
         if train_clips < 1 or test_clips < 1:
             raise UserError(f"each split needs a clip, got train {train_clips} and test {test_clips}")
         return cls(name=f"clips_{train_clips}_{test_clips}", train_clips=train_clips, test_clips=test_clips)
 
 
 class CaptionedMotion(tfds.core.GeneratorBasedBuilder):
-    """One object in one colour does one thing; captions in English and Chinese, and the truth."""
+    """Clips of one object in one colour doing one thing, with English and Chinese captions and the ground truth."""
 
     VERSION = tfds.core.Version("4.0.0")
     BUILDER_CONFIGS = (MotionConfig.of(train_clips=10_000, test_clips=1_000),)
@@ -76,7 +76,7 @@ class CaptionedMotion(tfds.core.GeneratorBasedBuilder):
 
 
 def _train_clips(count: int):
-    """(row, features) of clips of seen combinations: an action, HARD ones twice as often, then what does it."""
+    """(row, features) of clips of seen combinations: draws an action, HARD ones twice as often, then its object."""
     seen = {action: [] for action in motion.ACTIONS}
     for combination in motion.combinations():
         if not motion.held_out(*combination):
@@ -89,7 +89,7 @@ def _train_clips(count: int):
 
 
 def _test_clips(count: int):
-    """(row, features): held-out and seen combinations by turns."""
+    """(row, features) of clips of held-out and seen combinations in turn."""
     groups = ([], [])
     for combination in motion.combinations():
         groups[not motion.held_out(*combination)].append(combination)

@@ -1,17 +1,16 @@
 """Short captioned actions drawn by code: one object on white does one thing for 33 frames at 8 frames/s.
 
-The project's stand-in for the 5.4 million captioned videos of the paper: each caption names a whole action,
-so that a clip cut short would contradict it, the reason for the paper's multi-frame-rate training. Four
-drawn shapes and three handwritten digits (real, from scikit-learn) in six colours do fourteen things.
+These clips stand in for the 5.4 million captioned videos of the paper. Each caption names a whole action, which a clip
+cut short would contradict; that is the reason for the paper's multi-frame-rate training. Four drawn shapes and three
+handwritten digits (real, from scikit-learn) in six colours do fourteen things.
 
-Motion is drawn on twos, as animators say: a new picture every second frame, in even pixels. It starts on
-multiples of 8, so that at the key frames (0, 8, 16, 24, 32) the object stands on the 8-pixel grid of the demo's
-tokenizer: there it is a few whole tokens. x runs to the right, y runs down, positions are centres.
+Motion is drawn on twos, as animators say: a new picture every second frame, in even pixels. It starts on multiples of
+8, so that at the key frames (0, 8, 16, 24, 32) the object is on the 8-pixel grid of the demo's tokenizer and covers a
+few whole tokens. x runs to the right, y runs down, positions are centres.
 
-Opposite actions (growing and shrinking, the two spins) show the same pictures at every frame rate, and what is new
-between two pictures is the same both ways round: one of the two can be kept from training without a picture that was
-never shown. Growing and shrinking take two seconds and then rest, so that they do not show them equally often, which
-would leave word and time together to tell them apart, an exclusive-or.
+Opposite actions (growing and shrinking, the two spins) show the same pictures at every frame rate, so either of them
+can be held out without holding out a picture. Growing and shrinking take two seconds and then rest, so that they show
+some pictures more often than others. Otherwise only word and time together, an exclusive-or, would tell them apart.
 """
 
 import dataclasses
@@ -27,7 +26,7 @@ FRAMES = 33
 FPS = 8.0
 SIZE = 64
 SIDE = 16
-SPIN_CANVAS = 24  # holds a sprite of SIDE at any angle: 16 * sqrt(2) = 22.6
+SPIN_CANVAS = 24  # fits a sprite of SIDE at any angle: 16 * sqrt(2) = 22.6
 GRID = 8
 HELD_OUT = 2  # actions of each object in each colour that training never sees
 SUPERSAMPLING = 8
@@ -42,7 +41,7 @@ OBJECTS = {
     "four": ("digit four", "数字四"),
     "seven": ("digit seven", "数字七"),
 }
-# A well-formed sample each of scikit-learn's load_digits, chosen by eye: rows of its 1,797 images.
+# Well-formed samples of scikit-learn's load_digits, chosen by eye: rows of its 1,797 images.
 DIGIT_ROWS = {"three": 3, "four": 4, "seven": 7}
 
 # name -> (RGB, Chinese)
@@ -55,7 +54,7 @@ COLOURS = {
     "black": ((20, 20, 20), "黑色"),
 }
 
-# name -> (English phrases, Chinese phrases); the first of each is the plain one
+# name -> (English phrases, Chinese phrases); the first of each is the plain wording
 ACTIONS = {
     "moves right": (("moves to the right", "moves right"), ("向右移动", "往右走")),
     "moves left": (("moves to the left", "moves left"), ("向左移动", "往左走")),
@@ -79,13 +78,13 @@ ACTIONS = {
     "spins counterclockwise": (("spins counterclockwise", "turns counterclockwise"), ("逆时针旋转", "逆时针转动")),
 }
 TURNS = {"spins clockwise": 45.0, "spins counterclockwise": -45.0}  # degrees every 4 frames, clockwise
-UNTURNED = ("ball", "square", "cross")  # half the key frames of a spin would look alike, so these never spin
+UNTURNED = ("ball", "square", "cross")  # never spin, because half the key frames would look alike
 
-# Actions with many pictures of their own, which take longest to learn.
+# Actions with many pictures of their own, which are learned last.
 HARD = ("circles", "grows", "shrinks", "spins clockwise", "spins counterclockwise")
 
-# Actions that show the same pictures of an object between two places of the grid. Of each set training must see
-# one: a picture that occurs in no clip of this object in this colour has tokens that nobody can guess.
+# Actions that show the same pictures of an object between two places of the grid. Training must see one of each set,
+# because the tokens of a picture that no clip of this object and colour shows cannot be guessed.
 ALIKE = (
     {"moves right", "moves left", "goes right and comes back", "goes left and comes back"},
     {"moves up", "moves down"},
@@ -97,7 +96,7 @@ ALIKE = (
 
 @dataclasses.dataclass(frozen=True)
 class MotionSpec:
-    """Everything that decides the pixels of one clip.
+    """Specification of a clip, which determines its pixels.
 
     Attributes:
       object: key of OBJECTS.
@@ -112,11 +111,11 @@ class MotionSpec:
     start: tuple[int, int]
 
 
-# Which clips there are ----------------------------------------------------------------------------
+# Combinations -------------------------------------------------------------------------------------
 
 
 def combinations() -> list[tuple[str, str, str]]:
-    """All (object, colour, action) that there are."""
+    """All combinations (object, colour, action)."""
     return [(thing, colour, action) for thing in OBJECTS for colour in COLOURS for action in _actions(thing)]
 
 
@@ -129,13 +128,13 @@ def _hash(text: str) -> int:
 
 
 def held_out(object: str, colour: str, action: str) -> bool:
-    """Whether a combination is kept from training: 15 % of them. Every two of its three words are seen together."""
+    """True for the 15 % of combinations held out from training, which sees any two of their three words together."""
     return action in _held_out_actions(object, colour)
 
 
 @functools.cache
 def _held_out_actions(object: str, colour: str) -> frozenset[str]:
-    """HELD_OUT actions drawn by hash, never all of a set of ALIKE."""
+    """HELD_OUT actions chosen by a hash, never a complete set of ALIKE."""
     held: frozenset[str] = frozenset()
     for action in sorted(_actions(object), key=lambda action: _hash(f"{object}/{colour}/{action}")):
         more = held | {action}
@@ -145,7 +144,7 @@ def _held_out_actions(object: str, colour: str) -> frozenset[str]:
 
 
 def draw_spec(rng: np.random.Generator, combination: tuple[str, str, str]) -> MotionSpec:
-    """A clip of the combination with a random start."""
+    """Specification of a clip of the combination with a random start."""
     thing, colour, action = combination
     if combination not in combinations():
         raise UserError(f"no such combination of object, colour and action: {combination}")
@@ -154,21 +153,21 @@ def draw_spec(rng: np.random.Generator, combination: tuple[str, str, str]) -> Mo
 
 
 def start_choices(action: str) -> tuple[Int[np.ndarray, "X"], Int[np.ndarray, "Y"]]:
-    """Starting x and y, multiples of 8, from which the object stays wholly inside the picture."""
+    """Starting x and y, multiples of 8, from which the object stays inside the picture."""
     half = _canvas_sides(action)[:, None] // 2
     low = (half - _offsets(action)).max(0)
     high = (SIZE - half - _offsets(action)).min(0)
     return tuple(np.arange(-(-int(a) // GRID) * GRID, int(b) + 1, GRID) for a, b in zip(low, high))
 
 
-# How it moves -------------------------------------------------------------------------------------
+# Motion -------------------------------------------------------------------------------------------
 
-_TWOS = np.arange(FRAMES) // 2 * 2  # when each frame was drawn
+_TWOS = np.arange(FRAMES) // 2 * 2  # frame at which each picture was drawn
 
 
 @functools.cache
 def _offsets(action: str) -> Int[np.ndarray, "33 2"]:
-    """Way from the start to the centre at each frame, even pixels; curves in multiples of 4."""
+    """Offset of the centre from the start in each frame, in even pixels; curves in multiples of 4."""
     t = _TWOS
     still = np.zeros(FRAMES, int)
     there_and_back = 16 - np.abs(t - 16)
@@ -196,7 +195,7 @@ def _fours(values: Float[np.ndarray, "33"]) -> Int[np.ndarray, "33"]:
 
 @functools.cache
 def _sides(action: str) -> Int[np.ndarray, "33"]:
-    """Side of the object: from 8 to 24 in two seconds when it grows, from 24 to 8 when it shrinks."""
+    """Side of the object in each frame: from 8 to 24 in two seconds when growing, from 24 to 8 when shrinking."""
     change = np.clip(_TWOS - 4, 0, 16)
     return {"grows": 8 + change, "shrinks": 24 - change}.get(action, np.full(FRAMES, SIDE))
 
@@ -216,20 +215,20 @@ def sides(spec: MotionSpec) -> Int[np.ndarray, "33"]:
 
 
 def angles(spec: MotionSpec) -> Float[np.ndarray, "33"]:
-    """Clockwise turn in every frame, 0 to 360 degrees: a whole turn in 8 steps when it spins."""
+    """Clockwise angle in every frame, 0 to 360 degrees: a full turn in 8 steps when spinning."""
     return TURNS.get(spec.action, 0.0) * (np.arange(FRAMES) // 4) % 360
 
 
-# How it looks -------------------------------------------------------------------------------------
+# Appearance ---------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _handwriting(name: str) -> Float[np.ndarray, "8 8"]:
-    """A handwritten digit, ink from 0 to 1."""
+    """Image of a handwritten digit, ink from 0 to 1."""
     try:
         from sklearn.datasets import load_digits
     except ImportError as error:
-        raise ImportError("the handwritten digits need scikit-learn: pip install scikit-learn") from error
+        raise ImportError('the handwritten digits need scikit-learn: pip install ".[train]"') from error
     return load_digits().images[DIGIT_ROWS[name]] / 16.0
 
 
@@ -246,7 +245,7 @@ def _ink(image: Float[np.ndarray, "8 8"], u: np.ndarray, v: np.ndarray) -> np.nd
 
 
 def _coverage(thing: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """How much of the object is at points (u, v) of its square [-1, 1] x [-1, 1], v down; 0 outside."""
+    """Coverage by the object at points (u, v) of its square [-1, 1] x [-1, 1], v down; 0 outside."""
     if thing == "ball":
         return (u * u + v * v <= 1).astype(float)
     if thing == "square":
@@ -261,7 +260,7 @@ def _coverage(thing: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 @functools.cache
 def _alpha(thing: str, side: int, canvas: int, angle: float, scale: int) -> Float[np.ndarray, "canvas canvas"]:
-    """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas; all times `scale`."""
+    """Anti-aliased sprite of an object of `side` pixels, turned clockwise, on a square canvas, enlarged by `scale`."""
     points = (np.arange(canvas * scale * SUPERSAMPLING) + 0.5) / SUPERSAMPLING / scale - canvas / 2
     x, y = np.meshgrid(points, points)
     c, s = np.cos(np.deg2rad(angle)), np.sin(np.deg2rad(angle))
@@ -273,13 +272,13 @@ def _alpha(thing: str, side: int, canvas: int, angle: float, scale: int) -> Floa
 
 @functools.cache
 def _sprite(thing: str, colour: str, side: int, canvas: int, angle: float, scale: int) -> np.ndarray:
-    """The sprite in its colour over white, uint8 [canvas * scale, canvas * scale, 3]."""
+    """Sprite in its colour over white, uint8 [canvas * scale, canvas * scale, 3]."""
     alpha = _alpha(thing, side, canvas, angle, scale)[..., None]
     return np.rint(255 * (1 - alpha) + np.asarray(COLOURS[colour][0]) * alpha).astype(np.uint8)
 
 
 def render(spec: MotionSpec, *, scale: int = 1) -> UInt8[np.ndarray, "33 64*scale 64*scale 3"]:
-    """The pixels of a clip; with `scale` the same clip in finer drawing, every length that many times as long."""
+    """Pixels of a clip, drawn `scale` times as large."""
     frames = np.full((FRAMES, SIZE * scale, SIZE * scale, 3), 255, np.uint8)
     corners = scale * (path(spec).astype(int) - _canvas_sides(spec.action)[:, None] // 2)
     looks = zip(sides(spec).tolist(), _canvas_sides(spec.action).tolist(), angles(spec).tolist())
@@ -289,11 +288,11 @@ def render(spec: MotionSpec, *, scale: int = 1) -> UInt8[np.ndarray, "33 64*scal
     return frames
 
 
-# What is said of it -------------------------------------------------------------------------------
+# Captions -----------------------------------------------------------------------------------------
 
 
 def captions(spec: MotionSpec, *, rng: np.random.Generator | None = None) -> tuple[str, str]:
-    """(English, Chinese) caption; the plain wording, or one of several drawn with `rng`."""
+    """(English, Chinese) captions in the plain wording, or in a random one if `rng` is given."""
     english_name, chinese_name = OBJECTS[spec.object]
     article, english, chinese = "a", *(phrases[0] for phrases in ACTIONS[spec.action])
     if rng is not None:

@@ -1,8 +1,8 @@
-"""Does a generated video show what its sentence says? And do interpolated frames lie where they should?
+"""Text agreement of generated videos, and distance of interpolated frames from the true path.
 
-Measured on the drawn clips of data/motion.py, where motion_checker.py sees what a person sees; the paper let
-persons judge the relevance to the text (section 5.2). At least half of the sentences name a combination of
-object, colour and action that training never showed.
+Measured on the drawn clips of data/motion, where judge.py sees what a person sees; in the paper people judged the
+relevance to the text (section 5.2). At least half of the sentences name a combination of object, colour and action that
+training never showed.
 
     report = run("weights", prompts=200, seed=0, batch_size=8, out="report.json")
     print(report_text(report))
@@ -10,32 +10,30 @@ object, colour and action that training never showed.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.data.motion import draw as motion
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.evaluation.motion.judge import Judgement, judge
 from cogvideo_jax.evaluation.motion.superres_psnr import superres_psnr
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
-from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
-from cogvideo_jax.notation import Array, Bool, Float, Int, Key, UInt8
+from cogvideo_jax.interface import Start, make_request
+from cogvideo_jax.notation import Bool, Float, Int, UInt8
+from cogvideo_jax.text_to_video import TextToVideo, load
 
 LANGUAGES = ("EN", "ZH")
 TRAITS = ("object", "colour", "action")
 KEY_STEP = (motion.FRAMES - 1) // 4  # between the 5 key frames of a whole clip
-REAL_CLIPS = 140  # judged to know how far the checker can be trusted: ten of each action
+REAL_CLIPS = 140  # for the accuracy of the judge: ten of each action
 INTERPOLATED_CLIPS = 56  # four of each action
-ENLARGED_CLIPS = 14  # one of each action
+SUPERRES_CLIPS = 14  # one of each action
 
 
 class Prompt(NamedTuple):
-    """What is asked for; `held_out` if training never showed the three together."""
+    """Requested object, colour and action; `held_out` if training never showed the three together."""
 
     object: str
     colour: str
@@ -45,19 +43,19 @@ class Prompt(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The sentence, in its plain wording."""
+        """Sentence in the plain wording."""
         spec = motion.MotionSpec(self.object, self.colour, self.action, (0, 0))
         return motion.captions(spec)[LANGUAGES.index(self.language)]
 
 
 def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.5) -> list[Prompt]:
-    """Prompts in which actions, languages and held-out combinations are balanced against each other.
+    """Prompts that balance actions, languages and held-out combinations against each other.
 
     Args:
-      held_out_share: at least this share is of held-out combinations.
+      held_out_share: at least this share has held-out combinations.
 
     Raises:
-      UserError: no prompts, or no share.
+      UserError: fewer than one prompt, or a share outside 0 to 1.
     """
     if count < 1 or not 0 <= held_out_share <= 1:
         raise UserError(f"expected prompts >= 1 and a share of 0 to 1, got {count} and {held_out_share}")
@@ -71,7 +69,7 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
     for i in range(count):
         pair, language = i // 2, LANGUAGES[i % 2]
         unseen = bool(np.ceil((pair + 1) * held_out_share) > np.ceil(pair * held_out_share))
-        # the action that had its turn least often, and least often in this way
+        # the action drawn least often so far, and least often in this language and group
         action = min(motion.ACTIONS, key=lambda a: (drawn[a], drawn[a, language, unseen], drawn[a, unseen]))
         deck = decks[action, unseen]
         prompts.append(Prompt(*deck[drawn[action, unseen] % len(deck)], language, unseen))
@@ -80,18 +78,18 @@ def agreement_prompts(count: int = 200, *, seed: int, held_out_share: float = 0.
 
 
 def clip_specs(prompts: Sequence[Prompt], *, seed: int) -> list[motion.MotionSpec]:
-    """Real clips of what the prompts ask for."""
+    """Specifications of real clips for the prompts."""
     rng = np.random.default_rng(seed)
     return [motion.draw_spec(rng, prompt[:3]) for prompt in prompts]
 
 
-# Does the video show what was asked for -----------------------------------------------------------
+# Text agreement -----------------------------------------------------------------------------------
 
 
-def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokenizer | None = None) -> dict:
-    """Percent of real clips that the checker reads rightly: drawn and, given a tokenizer, also decoded.
+def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: Any = None) -> dict:
+    """Percent of real clips that are judged correctly: as drawn and, given a tokenizer, as decoded.
 
-    The decoded clips are the ceiling of generated ones.
+    Decoded clips are the upper limit for generated ones.
     """
     drawn = [judge(motion.render(spec)) for spec in clips]
     report = {"clips": len(clips), "drawn": _percent_right(clips, drawn)}
@@ -101,32 +99,25 @@ def evaluate_checker(clips: Sequence[motion.MotionSpec], *, tokenizer: VQTokeniz
     return report
 
 
-def generate_and_judge(
-    video: TextToVideo, prompts: Sequence[Prompt], rng: Key[Array, ""], *, batch_size: int
-) -> list[Judgement]:
-    """Generates a video of each prompt and reads it; the batch size does not change the videos."""
+def generate_and_judge(pipe: TextToVideo, prompts: Sequence[Prompt], *, seed: int, batch_size: int) -> list[Judgement]:
+    """Generates a video of each prompt and judges it; the batch size does not change the videos.
 
-    def make(batch: list[Prompt], rngs: Key[Array, "B"]) -> list[Judgement]:
-        frames = video([prompt.text for prompt in batch], rngs, superres=False)
-        return [judge(clip) for clip in frames]
-
-    return _in_batches(make, prompts, rng, batch_size=batch_size)
-
-
-def _in_batches(make: Callable, items: Sequence, rng: Key[Array, ""], *, batch_size: int) -> list:
-    """make(batch, one key an item) of all items; the last batch is filled up, so that all run one program."""
+    Raises:
+      UserError: a batch size below 1.
+    """
     if batch_size < 1:
         raise UserError(f"expected a batch size of at least 1, got {batch_size}")
-    results = []
-    for start in range(0, len(items), batch_size):
-        rows = np.arange(start, start + batch_size) % len(items)
-        rngs = jax.vmap(jax.random.fold_in, (None, 0))(rng, jnp.asarray(rows))
-        results.extend(make([items[row] for row in rows], rngs))
-    return results[: len(items)]
+    judgements: list[Judgement] = []
+    for start in range(0, len(prompts), batch_size):
+        rows = [row % len(prompts) for row in range(start, start + batch_size)]  # full batches: one set of programs
+        texts = tuple(prompts[row].text for row in rows)
+        request = make_request(prompts=texts, seeds=(seed,) * batch_size, copies=tuple(rows), superres=False)
+        judgements += [judge(clip) for clip in pipe.run(request).frames]
+    return judgements[: len(prompts)]
 
 
 def evaluate_agreement(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Percent of videos with the right object, colour, action and all three, and what actions look like."""
+    """Percent of videos with the right object, colour, action and all three, and confusions between actions."""
     groups = {
         "all": [True] * len(prompts),
         "unseen": [p.held_out for p in prompts],
@@ -157,35 +148,30 @@ def _percent_right(asked: Sequence, judgements: Sequence[Judgement]) -> dict[str
 
 
 def _chance() -> dict[str, float]:
-    """Percent right of a video that shows any object in any colour doing anything."""
+    """Percent right for random objects, colours and actions."""
     sizes = np.array([len(motion.OBJECTS), len(motion.COLOURS), len(motion.ACTIONS)])
     percent = [*100 / sizes, 100 / sizes.prod()]
     return {name: round(float(value), 2) for name, value in zip((*TRAITS, "all three"), percent)}
 
 
-# Are interpolated frames where they should be -----------------------------------------------------
+# Interpolation ------------------------------------------------------------------------------------
 
 
-def interpolation_error(
-    video: TextToVideo, clips: Sequence[motion.MotionSpec], rng: Key[Array, ""], *, batch_size: int
-) -> dict:
-    """Distance of the object from its true path, in pixels, on the frames between real key frames.
+def interpolation_error(pipe: TextToVideo, clips: Sequence[motion.MotionSpec], *, seed: int) -> dict:
+    """Distance of the object from its true path, in pixels, in the frames interpolated between real key frames.
 
-    Beside it the distance on the same frames when the tokenizer only encodes and decodes them, and when each
-    frame repeats the key frame before it.
+    Also the distance in the same frames when the tokenizer only encodes and decodes them, and when each frame repeats
+    the key frame before it.
     """
-
-    def make(batch: list[motion.MotionSpec], rngs: Key[Array, "B"]) -> UInt8[np.ndarray, "B T H W 3"]:
-        keys = np.stack([motion.render(spec)[_is_key_frame(motion.FRAMES)] for spec in batch])
-        texts = [motion.captions(spec)[0] for spec in batch]
-        return video.interpolate(keys, texts, rngs, fps=motion.FPS / KEY_STEP, superres=False)
-
     tracks = {"interpolated": [], "encoded and decoded": [], "key frame repeated": []}
-    for spec, made in zip(clips, _in_batches(make, clips, rng, batch_size=batch_size)):
+    for number, spec in enumerate(clips):
+        start = Start(motion.render(spec)[_is_key_frame(motion.FRAMES)], motion.FPS / KEY_STEP)
+        how = dict(seeds=(seed,), copies=(number,), start=start, superres=False)
+        [made] = pipe.run(make_request(prompts=(motion.captions(spec)[0],), **how)).frames
         times = _times(len(made))
         new = ~_is_key_frame(len(made))
         path = motion.path(spec)
-        decoded = reconstruct(video.tokenizer, motion.render(spec)[times])
+        decoded = reconstruct(pipe.sampler.tokenizer, motion.render(spec)[times])
         centres = (judge(made).centres, judge(decoded).centres, path[times // KEY_STEP * KEY_STEP])
         for rows, centre in zip(tracks.values(), centres):
             rows.append(np.linalg.norm(centre - path[times], axis=-1)[new])
@@ -193,10 +179,10 @@ def interpolation_error(
 
 
 def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequence[Judgement]) -> dict:
-    """Distance of generated, interpolated frames from the action's path out of the video's first frame.
+    """Distance of generated, interpolated frames from the path of the action, starting at the video's first frame.
 
-    Only videos whose action is right count. The path is the prompt's and not that of the key frames, whose
-    own distance stands beside it.
+    Only videos with the right action count. The path is that of the prompt, not of the key frames, whose own distance
+    is given too.
     """
     apart = {"interpolated": [], "key frames": []}
     right = [(p, j) for p, j in zip(prompts, judgements) if p.action == j.action]
@@ -210,13 +196,13 @@ def generated_interpolation_error(prompts: Sequence[Prompt], judgements: Sequenc
     return {"clips": len(right)} | {name: _distances(rows) for name, rows in apart.items()}
 
 
-def reconstruct(tokenizer: VQTokenizer, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
+def reconstruct(tokenizer: Any, frames: UInt8[np.ndarray, "T H W 3"]) -> UInt8[np.ndarray, "T H W 3"]:
     """Frames encoded and decoded."""
     return np.asarray(tokenizer.decode(tokenizer.encode(frames)))
 
 
 def _times(frames: int) -> Int[np.ndarray, "T"]:
-    """Where evenly spaced frames lie in a whole clip."""
+    """Indices of evenly spaced frames in a whole clip."""
     return np.linspace(0, motion.FRAMES - 1, frames).astype(int)
 
 
@@ -225,7 +211,7 @@ def _is_key_frame(frames: int) -> Bool[np.ndarray, "T"]:
 
 
 def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
-    """Median and 90th percentile; frames without an object have no place and are counted instead."""
+    """Median and 90th percentile; frames without an object are only counted."""
     values = np.concatenate(rows) if rows else np.zeros(0)
     seen = values[~np.isnan(values)]
     shares = {"median": 50, "90 %": 90}
@@ -233,11 +219,11 @@ def _distances(rows: list[Float[np.ndarray, "T"]]) -> dict:
     return {"frames": len(values), "empty": len(values) - len(seen), **figures}
 
 
-# All of it ----------------------------------------------------------------------------------------
+# Report -------------------------------------------------------------------------------------------
 
 
 def run(
-    weights: str | Path,
+    weights: str | Path | None,
     *,
     prompts: int,
     seed: int,
@@ -248,38 +234,37 @@ def run(
     """Measures a folder of weights; writes the report as JSON if `out` is given.
 
     Args:
-      prompts: how many videos to generate.
-      batch_size: videos that are generated together.
-      int8: as in `TextToVideo.load`.
+      prompts: number of videos to generate.
+      batch_size: videos generated together.
+      int8: as in `load`.
 
     Raises:
       UserError: numbers below 1, or weights that cannot be read.
     """
     asked = agreement_prompts(prompts, seed=seed)
-    video = TextToVideo.load(weights, int8=int8)
-    agreement_rng, interpolation_rng = jax.random.split(jax.random.key(seed))
+    pipe = load(weights, int8=int8)
     real = clip_specs(agreement_prompts(REAL_CLIPS, seed=seed), seed=seed)
     unseen = clip_specs(agreement_prompts(INTERPOLATED_CLIPS, seed=seed, held_out_share=1.0), seed=seed)
-    judgements = generate_and_judge(video, asked, agreement_rng, batch_size=batch_size)
+    judgements = generate_and_judge(pipe, asked, seed=seed, batch_size=batch_size)
     report = {
-        "weights": str(weights),
+        "weights": str(weights or "demo"),
         "prompts": prompts,
         "seed": seed,
         "int8": list(int8),
         "agreement": evaluate_agreement(asked, judgements),
-        "checker": evaluate_checker(real, tokenizer=video.tokenizer),
-        "interpolation": interpolation_error(video, unseen, interpolation_rng, batch_size=batch_size),
+        "checker": evaluate_checker(real, tokenizer=pipe.sampler.tokenizer),
+        "interpolation": interpolation_error(pipe, unseen, seed=seed),
         "generated interpolation": generated_interpolation_error(asked, judgements),
     }
-    if video.has_superres:
-        report["superres"] = superres_psnr(video, unseen[:ENLARGED_CLIPS], interpolation_rng)
+    if pipe.sampler.has_superres:
+        report["superres"] = superres_psnr(pipe, unseen[:SUPERRES_CLIPS], seed=seed)
     if out is not None:
         Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     return report
 
 
 def report_text(report: dict) -> str:
-    """The report of `run` as tables for a terminal."""
+    """Report of `run` as tables for a terminal."""
     agreement, checker = report["agreement"], report["checker"]
     lines = [f"percent right of {report['prompts']} generated videos"]
     lines.append(_row("", ["videos", *TRAITS, "all three"]))

@@ -1,11 +1,10 @@
-"""Reads a video of one drawn object from its pixels: which object, colour and action, and where it was.
+"""Judge of text agreement: recognises object, colour, action and path in a video of one drawn object.
 
-The judge of text agreement: the clips of data/motion.py are so simple that a program sees what a person sees
-(the paper asked persons, section 5.2). It knows the sprites and the fourteen ways to move, both taken from
-clips of motion.py, but is told neither caption nor start.
+The clips of data/motion are so simple that a program sees what a person sees (in the paper people judged, section 5.2).
+The judge knows the sprites and the fourteen motions, both taken from drawn clips, but neither caption nor start.
 
     frames -> colour of the ink -> ink on every pixel -> window around its centroid -> distance to known views
-           -> object (the frames vote) -> centre and side in every frame -> the action whose way fits best
+           -> object (the frames vote) -> centre and side in every frame -> action whose path fits best
 
 Views are a drawing in its nine sides, and in its eight angles at the usual side.
 """
@@ -22,36 +21,36 @@ from cogvideo_jax.notation import Bool, Float, Int, UInt8
 
 NONE = "none"
 LENGTHS = (5, 9, 17, 33)  # frames of a whole clip at 1, 2, 4 and 8 frames/s
-WINDOW = 32  # pixels; holds the largest sprite, a turned square, with its centroid in the middle
-BOX = 24  # pixels; the object is where a box of this side holds most ink
+WINDOW = 32  # pixels; fits the largest sprite, a turned square, with its centroid in the middle
+BOX = 24  # pixels; the object is in the box of this side with most ink
 FAINT = 0.1  # ink below this is the decoder's noise
-EMPTY = 4.0  # full pixels of ink; the least is a purple four of side 8 with 11.3
-KEPT = 0.8  # share of the frames that are judged; the worst fifth is not
+EMPTY = 4.0  # full pixels of ink; less is an empty frame. The faintest object, a purple four of side 8, has 11.3
+KEPT = 0.8  # share of the frames that count; the worst fifth does not
 
-# If even the best way is further off, in pixels of centre and side together, the action is "none". Decoded
-# clips are 0.03 off (all below 0.2), an object that stands still 2.8, and so is each way from all others.
+# Largest distance of an action, in pixels of centre and side together; beyond it the action is "none". Decoded clips
+# are 0.03 off (all below 0.2), an object that stands still 2.8, and so is each action from all others.
 ACTION_TOLERANCE = 2.0
-# If even the best object mismatches more (0 same, 1 nothing in common), it is "none". Decoded clips have 0.001
-# (all below 0.01), a ring 0.26, random dots 0.36.
+# Largest mismatch of an object (0 same, 1 nothing in common); beyond it the object is "none". Decoded clips have
+# 0.001 (all below 0.01), a ring 0.26, random dots 0.36.
 OBJECT_TOLERANCE = 0.15
-# Angles in any order fit better by chance than those of a turn, and are charged for it. The least mismatch
-# that must still show is 0.08, of a spinning triangle taken for an upright one.
+# Angles in any order fit better by chance than those of a turn, so they are penalised. The smallest mismatch that must
+# still be noticed is 0.08, of a spinning triangle taken for an upright one.
 FREE_FACTOR, FREE_CHARGE = 1.25, 0.01
 
 
 class Judgement(NamedTuple):
-    """What a video shows; a name is "none" if nothing known fits."""
+    """Recognised contents of a video; a name is "none" if nothing known fits."""
 
     object: str  # key of motion.OBJECTS
     colour: str  # the nearest key of motion.COLOURS; "none" only in an empty video
     action: str  # key of motion.ACTIONS
-    centres: Float[np.ndarray, "T 2"]  # (x, y) as motion.path has it, nan where a frame is empty
-    sides: Float[np.ndarray, "T"]  # of the upright square as in motion.sides, nan where a frame is empty
+    centres: Float[np.ndarray, "T 2"]  # (x, y) as in draw.path, nan in empty frames
+    sides: Float[np.ndarray, "T"]  # of the upright square as in draw.sides, nan in empty frames
     empty_frames: int
 
 
 def judge(frames: UInt8[np.ndarray, "T 64 64 3"]) -> Judgement:
-    """Says what a video shows.
+    """Recognises the contents of a video.
 
     Args:
       frames: a whole clip of 4 seconds in 5, 9, 17 or 33 evenly spaced frames.
@@ -91,7 +90,7 @@ def judge(frames: UInt8[np.ndarray, "T 64 64 3"]) -> Judgement:
 
 
 def _strength(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T H W"]:
-    """Distance from white, 0 to 1, without what lies away from the place with most of it."""
+    """Distance from white, 0 to 1; specks away from the object are removed."""
     lowest = np.minimum(np.minimum(frames[..., 0], frames[..., 1]), frames[..., 2])
     strength = 1 - lowest.astype(np.float32) / 255
     strength[strength < FAINT] = 0
@@ -99,11 +98,11 @@ def _strength(frames: UInt8[np.ndarray, "T H W 3"]) -> Float[np.ndarray, "T H W"
 
 
 def _near_the_most(ink: Float[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]:
-    """The square of side WINDOW around the box that holds most ink; specks elsewhere are not the object's."""
+    """Mask of the square of side WINDOW around the box with most ink, which excludes specks elsewhere."""
     size = ink.shape[1]
     sums = np.pad(ink.cumsum(1).cumsum(2), ((0, 0), (1, 0), (1, 0)))
     boxes = sums[:, BOX:, BOX:] - sums[:, :-BOX, BOX:] - sums[:, BOX:, :-BOX] + sums[:, :-BOX, :-BOX]
-    # many boxes hold a small object: take their middle
+    # many boxes contain a small object: take their middle
     best = boxes >= boxes.max((1, 2), keepdims=True) - 1e-2
     places = np.arange(boxes.shape[1])
     count = best.sum((1, 2))
@@ -113,7 +112,7 @@ def _near_the_most(ink: Float[np.ndarray, "T H W"]) -> Bool[np.ndarray, "T H W"]
 
 
 def _ink(frames: UInt8[np.ndarray, "T H W 3"], strength: Float[np.ndarray, "T H W"]) -> Float[np.ndarray, "3"]:
-    """Mean colour of the strongest pixels, the median over the frames, as a distance from white (0..255)."""
+    """Colour of the ink as a distance from white (0..255): mean of the strongest pixels, median over the frames."""
     core = strength >= 0.8 * strength.max((1, 2), keepdims=True)
     return np.median([255.0 - frame[mask].mean(0) for frame, mask in zip(frames, core)], axis=0)
 
@@ -121,7 +120,7 @@ def _ink(frames: UInt8[np.ndarray, "T H W 3"], strength: Float[np.ndarray, "T H 
 def _alpha(
     frames: UInt8[np.ndarray, "T H W 3"], strength: Float[np.ndarray, "T H W"], ink: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "T H W"]:
-    """How much of the ink lies on each pixel of the object, 0 to 1."""
+    """Share of ink on each pixel of the object, 0 to 1."""
     weights = (ink / (ink @ ink)).astype(np.float32)
     alpha = 255 * weights.sum() - frames.astype(np.float32) @ weights
     return np.clip(alpha, 0, 1) * ((alpha >= FAINT) & (strength > 0))
@@ -136,7 +135,7 @@ def _nearest_colour(ink: Float[np.ndarray, "3"]) -> str:
 
 
 class _Views(NamedTuple):
-    """All known pictures: objects times views (side and angle)."""
+    """Known pictures: objects times views (side and angle)."""
 
     objects: list[str]
     sides: Float[np.ndarray, "views"]
@@ -148,7 +147,7 @@ class _Views(NamedTuple):
 
 @functools.cache
 def _known_views() -> _Views:
-    """Takes the views out of clips that grow, and out of clips that spin: all but the upright first."""
+    """Views from growing clips, and from spinning clips without their upright first view."""
     middle = motion.SIZE // 2
     grows = motion.MotionSpec("seven", "black", "grows", (middle, middle))
     spins = dataclasses.replace(grows, action="spins clockwise")
@@ -169,14 +168,14 @@ def _known_views() -> _Views:
 
 
 def _firsts(values: Float[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
-    """The first frame of each value, least value first."""
+    """Index of the first frame with each value, in order of values."""
     return np.unique(values, return_index=True)[1]
 
 
 def _windows(
     alpha: Float[np.ndarray, "T H W"],
 ) -> tuple[Float[np.ndarray, "T pixels"], Float[np.ndarray, "T 2"]]:
-    """Softly blurred windows with the centroid of the ink in their middle, and the centroids (x, y)."""
+    """Softly blurred windows centred on the centroid of the ink, and the centroids (x, y)."""
     places = np.arange(alpha.shape[1]) + 0.5
     mass = alpha.sum((1, 2))
     centroids = np.stack([(alpha.sum(axis) * places).sum(-1) / mass for axis in (1, 2)], -1)
@@ -198,9 +197,9 @@ def _windows(
 def _recognise(
     windows: Float[np.ndarray, "T pixels"], times: Int[np.ndarray, "T"]
 ) -> tuple[int, Int[np.ndarray, "T"], str | None, float]:
-    """The object that fits most frames, its view in each, the spin that is seen, and the mean mismatch.
+    """Object that fits most frames, its view in each, the spin that it shows, and the mean mismatch.
 
-    It may stand upright in any sides, turn one way as time goes by, or have sides and angles in any order.
+    It may be upright in any sides, turn in one direction, or have sides and angles in any order.
     """
     known = _known_views()
     mismatch = _mismatch(windows, known.windows)
@@ -225,7 +224,7 @@ def _recognise(
 def _mismatch(
     windows: Float[np.ndarray, "T pixels"], known: Float[np.ndarray, "objects views pixels"]
 ) -> Float[np.ndarray, "T objects views"]:
-    """|a - b|^2 / (|a|^2 + |b|^2) of every frame and every view: 0 the same, 1 nothing in common."""
+    """Mismatch |a - b|^2 / (|a|^2 + |b|^2) of every frame and view: 0 for equal, 1 for nothing in common."""
     flat = known.reshape(-1, known.shape[-1])
     energies = (windows**2).sum(-1)[:, None] + (flat**2).sum(-1)
     return (1 - 2 * windows @ flat.T / energies).reshape(len(windows), *known.shape[:2])
@@ -240,9 +239,9 @@ def _kept_mean(errors: Float[np.ndarray, "*any T"]) -> Float[np.ndarray, "*any"]
 def _leftover_shift(
     windows: Float[np.ndarray, "T pixels"], views: Float[np.ndarray, "T pixels"]
 ) -> Float[np.ndarray, "T 2"]:
-    """How far the view must move to fit the window best; a centroid follows each lost or added bit of ink.
+    """Shift of the view that fits the window best; needed because lost or added ink moves the centroid.
 
-    Three Gauss-Newton steps; the view is moved by its Fourier phases.
+    Three Gauss-Newton steps; the view is shifted by its Fourier phases.
     """
     picture, view = (pixels.reshape(-1, WINDOW, WINDOW) for pixels in (windows, views))
     spectrum = np.fft.rfft2(view)
@@ -264,7 +263,7 @@ def _leftover_shift(
 
 
 def _action(track: Float[np.ndarray, "T 3"], times: Int[np.ndarray, "T"], spin: str | None) -> str:
-    """The action whose way fits best, or "none"; a spin needs a turn that was seen."""
+    """Action whose path fits best, or "none"; a spin needs a turn in the views."""
     possible = {name: way for name, way in _ways().items() if name == spin or name not in motion.TURNS}
     errors = {name: _way_error(track, way[times]) for name, way in possible.items()}
     best = min(errors, key=errors.get)
@@ -279,7 +278,7 @@ def _ways() -> dict[str, Float[np.ndarray, "33 3"]]:
 
 
 def _way_error(track: Float[np.ndarray, "T 3"], way: Float[np.ndarray, "T 3"]) -> float:
-    """Mean distance of the KEPT frames from a way with its best start and size; infinite for empty ones."""
+    """Mean distance of the KEPT frames from a path with its best start and size; infinite for empty frames."""
     apart = track - way
     full = ~np.isnan(apart[:, 0])
     error = np.full(len(track), np.inf)

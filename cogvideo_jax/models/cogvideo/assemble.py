@@ -7,12 +7,12 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.pipeline import TextToVideo
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, read_part
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, read_sampling_config, write_sampling_config
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
-from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, read_labels
+from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, WeightsFolder, read_labels
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
@@ -20,7 +20,7 @@ from cogvideo_jax.runtime.weights import load_weights, save_weights
 def assemble(
     parts: dict[str, str | Path], *, text_model: str | Path, sampling_config: str | Path, out: str | Path
 ) -> Path:
-    """Copies the parts under the names that `TextToVideo.load` expects, and opens the result once.
+    """Copies the parts under the names that `WeightsFolder` expects, and opens the result once.
 
     Args:
       parts: part -> its weights.safetensors; all but super-resolution are needed.
@@ -31,15 +31,13 @@ def assemble(
     out, fingerprint = Path(out), load_tokenizer(parts["tokenizer"]).fingerprint
     out.mkdir(parents=True, exist_ok=True)
     for part, source in parts.items():
-        tree, description = load_weights(source)
-        if description.get("kind") != part:
-            raise UserError(f"{source} holds {description.get('kind')!r}, not {part!r}")
-        if part != "tokenizer" and description.get("tokenizer") != fingerprint:
+        _, known = read_part(source, part)
+        if part != "tokenizer" and known.tokenizer != fingerprint:
             raise UserError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
-        _save(out, part, tree, description)
+        _save(out, part, *load_weights(source))
     add_text_model(text_model, out)
     write_sampling_config(out / FILE, read_sampling_config(Path(sampling_config)))
-    TextToVideo.load(out)
+    WeightsFolder(out)
     return out
 
 
@@ -51,8 +49,8 @@ def _save(out: Path, part: str, tree: PyTree, description: dict) -> None:
         save_weights(out / f"{part}.safetensors", tree, description)
         return
     added = {path: leaf for path, leaf in flat.items() if is_attention_plus(path)}
-    own = description | {"kind": f"{part}_base"}
-    save_weights(out / f"{part}_base.safetensors", unflatten_dict(inherited), own)
+    own = description | {"kind": part + OWN_BASE}
+    save_weights(out / f"{part}{OWN_BASE}.safetensors", unflatten_dict(inherited), own)
     save_weights(out / f"{part}.safetensors", unflatten_dict(added), description | {"own_base": True})
 
 

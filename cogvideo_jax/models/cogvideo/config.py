@@ -1,4 +1,4 @@
-"""Sizes of a transformer as plain data, and the presets of the 2022 release."""
+"""Sizes of a transformer, and the presets of the 2022 release and of the demo."""
 
 import dataclasses
 from enum import StrEnum
@@ -9,10 +9,10 @@ from cogvideo_jax.runtime.schemas import STRICT, Dropout, Few, Index, Size, chec
 
 
 class Compat(StrEnum):
-    """Whose arithmetic cached sampling follows where the released cache code and training code disagree.
+    """Code that cached sampling follows where the released cache code and training code disagree.
 
     EXACT: cached sampling equals the training model at every step.
-    RELEASE: the released cache code, bit for bit of its decisions:
+    RELEASE: cached sampling makes the same decisions as the released cache code:
       - context frames of shifted layers attend across the picture's border (their prefill has no region mask);
       - the text weight is left out of the temporal channel's prefill, and of the guidance rows' steps;
       - the last token of the first frame is drawn with the settings of the later frames.
@@ -24,16 +24,16 @@ class Compat(StrEnum):
 
 @dataclasses.dataclass(frozen=True)
 class TransformerConfig:
-    """Every dimension of a base (one channel) or video (two channels) transformer.
+    """Dimensions of a base (one channel) or video (two channels) transformer.
 
     Attributes:
       layout: text length, grid, frames and their order.
       vocab_size: V, rows of the embedding table, which is also the output head.
-      image_codes: C, the head's columns that can be generated are 0..C-1.
+      image_codes: C; ids 0..C-1 can be generated.
       boi: input id that starts every frame.
       width: D.  heads: A.  layers: G.  mlp_width: F.
       base_positions: rows of the inherited position table (text, and the frame of time 0).
-      first_frame_position: its row for the first token of the frame of time 0.
+      first_frame_position: row of that table for the first token of the frame of time 0.
       extra_positions: rows of the added position table (frames of time 1 and later); 0 in the base.
       temporal: True adds the temporal channel (attention-plus) to every layer.
       window: side of the temporal channel's windows in tokens, None for full attention. Odd layers shift by half.
@@ -66,7 +66,7 @@ class TransformerConfig:
         if not 0 <= self.boi < self.vocab_size or self.image_codes > self.vocab_size:
             raise UserError(f"boi {self.boi} and image_codes {self.image_codes} must fit vocab {self.vocab_size}")
         if self.first_frame_position < layout.text_length:
-            raise UserError(f"first_frame_position {self.first_frame_position} lies inside the text")
+            raise UserError(f"first_frame_position {self.first_frame_position} is inside the text")
         if self.base_positions < self.first_frame_position + layout.frame_tokens:
             raise UserError(f"base_positions {self.base_positions} end inside the first frame")
         if self.extra_positions < (max(layout.frame_times) if self.temporal else 0) * layout.frame_tokens:
@@ -84,7 +84,7 @@ def from_dict(values: dict) -> TransformerConfig:
 
 
 def _released(layout: ClipLayout, **changes) -> TransformerConfig:
-    """48 layers of width 3072 over icetk's 150,010 rows."""
+    """Preset of the release: 48 layers of width 3072 over icetk's 150,010 rows."""
     sizes = dict(
         layout=layout,
         vocab_size=150_010,
@@ -105,22 +105,22 @@ def _released(layout: ClipLayout, **changes) -> TransformerConfig:
 
 
 def cogview2() -> TransformerConfig:
-    """The inherited text-to-image model; also writes the first frame."""
+    """CogView2, the inherited text-to-image model, which also writes the first frame."""
     return _released(base_layout(text_length=64, grid=20), temporal=False, extra_positions=0)
 
 
 def cogvideo_stage1() -> TransformerConfig:
-    """Sequential generation of five key frames: full temporal attention."""
+    """Stage 1: sequential generation of five key frames, with full temporal attention."""
     return _released(keyframe_layout(text_length=64, grid=20))
 
 
 def cogvideo_stage2() -> TransformerConfig:
-    """Interpolation of two frames between three: shifted windows of 10 x 10."""
+    """Stage 2: interpolation of two frames between three, with shifted windows of 10 x 10."""
     return _released(interpolation_layout(text_length=64, grid=20), window=10)
 
 
 def _demo(layout: ClipLayout, **changes) -> TransformerConfig:
-    """What two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 640 text pieces."""
+    """Preset that two laptop cores can train: 64 x 64 pixels as 8 x 8 tokens of 1,024 codes, 640 text pieces."""
     sizes = dict(
         layout=layout,
         vocab_size=1667,
@@ -141,15 +141,15 @@ def _demo(layout: ClipLayout, **changes) -> TransformerConfig:
 
 
 def demo_base() -> TransformerConfig:
-    """One frame of the demo."""
+    """Base of the demo, which writes one frame."""
     return _demo(base_layout(text_length=24, grid=8), temporal=False, extra_positions=0)
 
 
 def demo_stage1() -> TransformerConfig:
-    """Key frames of the demo."""
+    """Stage 1 of the demo."""
     return _demo(keyframe_layout(text_length=24, grid=8))
 
 
 def demo_stage2() -> TransformerConfig:
-    """Interpolation of the demo, with full attention: 8 x 8 tokens are too few to be cut into windows."""
+    """Stage 2 of the demo, with full attention: 8 x 8 tokens are too few for windows."""
     return _demo(interpolation_layout(text_length=24, grid=8))

@@ -1,13 +1,13 @@
-"""ClipLayout: how text and frames stand in one sequence, and which frames are given and which generated.
+"""ClipLayout: the order of text and frames in one sequence, and which frames are given and which generated.
 
     [ text (left-padded to S) | slot 0 | slot 1 | ... | slot T-1 ]      every slot holds N = h * w tokens
 
-A *slot* is a place in the sequence, a *frame time* a place in the clip. Stage 1 has them equal. Stage 2 puts its three
-given frames first: slots 0..4 hold the frames of time 0, 2, 4, 1, 3. Given ("context") slots are read in both
-directions, generated slots are causal; so training and sampling use one order and one mask.
+A *slot* is a place in the sequence, a *frame time* a place in the clip. They are equal in stage 1. Stage 2 puts its
+three given frames first: slots 0..4 hold the frames of time 0, 2, 4, 1, 3. Given ("context") slots are read in both
+directions, generated slots are causal, so training and sampling share one order and one mask.
 
-Inputs are targets moved right by one within each frame: `BOI, t0, t1, ..., t(N-2)` predicts `t0, ..., t(N-1)`; the last
-token of a frame is never an input, as in the released model.
+Inputs are targets shifted right by one within each frame: `BOI, t0, t1, ..., t(N-2)` predicts `t0, ..., t(N-1)`. The
+last token of a frame is never an input, as in the released model.
 """
 
 import dataclasses
@@ -24,14 +24,14 @@ from cogvideo_jax.runtime.schemas import STRICT, Few, Index
 
 @dataclasses.dataclass(frozen=True)
 class ClipLayout:
-    """Sizes and order of one sequence.
+    """Sizes and order of a sequence.
 
     Attributes:
       text_length: S, text tokens (left-padded).
       grid: h = w, side of a frame's token grid.
       frame_times: time of the frame in each slot; its length is T.
-      context_slots: the first slots that are given and read in both directions (stage 2: 3; stage 1: 0).
-      first_loss_slot: loss is taken from this slot on (base 0, stage 1: 1, stage 2: 3).
+      context_slots: number of leading slots that are given and read in both directions (stage 2: 3; stage 1: 0).
+      first_loss_slot: first slot with a loss (base 0, stage 1: 1, stage 2: 3).
     """
 
     __pydantic_config__ = STRICT
@@ -81,23 +81,23 @@ class ClipLayout:
 
 
 def base_layout(*, text_length: int, grid: int) -> ClipLayout:
-    """One image behind a text: CogView2, which also writes the first frame."""
+    """Layout of CogView2: one image after a text."""
     return ClipLayout(text_length, grid, (0,), context_slots=0, first_loss_slot=0)
 
 
 def keyframe_layout(*, text_length: int, grid: int, frames: int = 5) -> ClipLayout:
-    """Stage 1: frames in order of time, the first one given, the others with loss."""
+    """Layout of stage 1: frames in order of time, the first given, the others with loss."""
     return ClipLayout(text_length, grid, tuple(range(frames)), context_slots=0, first_loss_slot=1)
 
 
 def interpolation_layout(*, text_length: int, grid: int, frames: int = 5) -> ClipLayout:
-    """Stage 2: frames of even time are given, those of odd time are generated between them."""
+    """Layout of stage 2: frames of even time are given, frames of odd time are generated."""
     times = (*range(0, frames, 2), *range(1, frames, 2))
     given = (frames + 1) // 2
     return ClipLayout(text_length, grid, times, context_slots=given, first_loss_slot=given)
 
 
 def shift_right(frames: Int[Array, "B T N"], *, boi: int) -> Int[Array, "B T N"]:
-    """Targets -> inputs: BOI in front of every frame, its last token dropped."""
+    """Targets -> inputs: puts BOI before every frame and drops its last token."""
     start = jnp.full_like(frames[..., :1], boi)
     return jnp.concatenate([start, frames[..., :-1]], axis=-1)

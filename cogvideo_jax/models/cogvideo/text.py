@@ -1,7 +1,7 @@
-"""Prompt <-> text ids by SentencePiece, and how the texts of each stage are put together (SPEC of icetk).
+"""Prompt <-> text ids by SentencePiece, and the texts of each stage (SPEC of icetk).
 
-Every stage's text is `duration phrase + <n> + prompt`, its parts tokenised apart and joined; the base sees the prompt
-alone. Ids are piece + C, because image codes come first in the shared vocabulary.
+The text of both video stages is `duration phrase + <n> + prompt`, its parts tokenised separately and joined; the base
+sees the prompt alone. Ids are piece + C, because image codes come first in the shared vocabulary.
 """
 
 import io
@@ -15,24 +15,25 @@ import sentencepiece
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vocab import Vocabulary
 from cogvideo_jax.notation import Bool, Int
+from cogvideo_jax.runtime.schemas import read_bytes
 
 NEWLINE = "<n>"
-GUIDANCE_TEXT = "视频"  # "video": the text against which sampling is guided
+GUIDANCE_TEXT = "视频"  # "video": the unconditional text of classifier-free guidance
 FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for a clip's first frame
 INTERVALS_A_SECOND = 4.0  # a clip of five frames spans four intervals: duration = 4 / fps
 _HAN = re.compile("[\u4e00-\u9fff]")
-_BORDER = "\u241f"  # the sign for "unit separator"; marks where pieces must end while a model is fitted
+_BORDER = "\u241f"  # the sign for "unit separator"; marks forced piece borders while a model is fitted
 
 
 class TextTokenizer:
-    """A SentencePiece model whose pieces stand behind the image codes.
+    """SentencePiece model whose ids start after the image codes.
 
     Args:
       model: the serialised model.
       image_codes: C.
 
     Raises:
-      UserError: if `model` is no SentencePiece model or lacks `<pad>` or `<n>`.
+      UserError: `model` is not a SentencePiece model, or lacks `<pad>` or `<n>`.
     """
 
     def __init__(self, model: bytes, *, image_codes: int):
@@ -48,11 +49,7 @@ class TextTokenizer:
     @classmethod
     def from_file(cls, path: str | Path, *, image_codes: int) -> "TextTokenizer":
         """Reads `*.model`. Raises UserError if it is missing or not a model."""
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"text model {path} cannot be read: {error.strerror}") from error
-        return cls(model, image_codes=image_codes)
+        return cls(read_bytes(path), image_codes=image_codes)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one part of a text."""
@@ -64,12 +61,12 @@ class TextTokenizer:
         return self._pieces.DecodeIds(pieces)
 
     def spelled_characters(self, text: str) -> list[str]:
-        """Characters that the model can only spell byte by byte: it has never seen them."""
+        """Characters that the model never saw and spells byte by byte."""
         known = self._pieces.EncodeAsIds
         return sorted({sign for sign in text if any(self._pieces.IsByte(piece) for piece in known(sign))})
 
     def out_of_vocabulary(self, text: str) -> list[str]:
-        """Words in more than one piece, and signs in bytes; of use where every known word is one piece."""
+        """Words of several pieces and characters spelled in bytes: unknown ones, if every known word is one piece."""
         words = set(re.findall(r"[^\W\d_\u4e00-\u9fff]+", text))
         several = {word for word in words if len(self.encode(word)) > 1}
         signs = {
@@ -87,14 +84,14 @@ class TextTokenizer:
 
 
 def duration_phrase(fps: float) -> str:
-    """Frames a second -> the phrase in front of a clip's text, e.g. 1.0 -> "4.0秒"."""
+    """Phrase before a clip's text that states its frame rate, e.g. 1.0 frames/s -> "4.0秒"."""
     if not fps > 0:
         raise UserError(f"a frame rate must be positive, got {fps}")
     return f"{INTERVALS_A_SECOND / fps:.1f}秒"
 
 
 def moment_phrase(seconds: float) -> str:
-    """Time into a clip -> what tells the base which moment to show, behind the caption."""
+    """Phrase after a caption that tells the base which moment of the clip to show, e.g. 2.0 -> " 2.0秒"."""
     return f" {seconds:.1f}秒"
 
 
@@ -106,7 +103,7 @@ def clip_text_ids(caption: str, *, fps: float, text: TextTokenizer) -> list[int]
 def left_pad_text(
     ids: Sequence[int], *, length: int, pad_id: int
 ) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
-    """(ids, mask) of `length`: pads in front, False in the mask; of longer texts the first `length` ids."""
+    """Ids padded on the left to `length`, and their mask, False on pads. Longer texts are cut: callers must check."""
     kept = np.asarray(ids[:length], np.int32)
     padded = np.full(length, pad_id, np.int32)
     mask = np.arange(length) >= length - len(kept)
@@ -117,12 +114,12 @@ def left_pad_text(
 def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
     """Trains a small SentencePiece model (BPE, byte fallback, case folded) and returns it serialised.
 
-    Han characters are never joined: a small corpus would make "red ball" one piece, and a combination that it lacks a
-    piece nobody trained.
+    Han characters are never joined. Otherwise a small corpus would make "red ball" one piece, and combinations that it
+    lacks would have pieces that nobody trained.
 
     Args:
       sentences: captions and duration phrases.
-      pieces: upper limit of its size; 256 of them are bytes.
+      pieces: largest size of the model; 256 pieces are bytes.
     """
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
@@ -138,7 +135,7 @@ def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
         pad_id=3,
         pad_piece="<pad>",
         user_defined_symbols=[NEWLINE],
-        max_sentencepiece_length=24,  # "counterclockwise" has 16 letters and a space in front
+        max_sentencepiece_length=24,  # "counterclockwise" has 16 letters and a leading space
         num_threads=1,
         minloglevel=2,
     )

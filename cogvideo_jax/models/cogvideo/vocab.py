@@ -12,7 +12,7 @@ from cogvideo_jax.errors import UserError
 
 
 class Special(IntEnum):
-    """Special tokens, numbered by their place behind the last text piece."""
+    """Special tokens, numbered from the end of the text pieces."""
 
     START_OF_IMAGE = 0
     START_OF_ENGLISH = 1
@@ -21,7 +21,7 @@ class Special(IntEnum):
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """Where each kind of id lives. Released models: 20,000 image codes and 130,000 text pieces.
+    """Id ranges. Released models have 20,000 image codes and 130,000 text pieces.
 
     Attributes:
       image_codes: C, size of the VQ code book.
@@ -33,7 +33,7 @@ class Vocabulary:
 
     @property
     def size(self) -> int:
-        """Number of ids in use; the embedding table may have spare rows behind them."""
+        """Number of ids in use; the embedding table may have spare rows after them."""
         return self.image_codes + self.text_pieces + len(Special)
 
     def special(self, token: Special) -> int:

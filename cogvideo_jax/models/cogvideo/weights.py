@@ -1,9 +1,9 @@
 """A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
 
-pipeline.json            the sampling_config
+pipeline.json            the sampling config
 tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
 base.safetensors         inherited by both stages, stored once
-stage1.safetensors, stage2.safetensors, superres.safetensors      what each adds
+stage1.safetensors, stage2.safetensors, superres.safetensors, itersr.safetensors      what each adds
 PART_base.safetensors    where a released part's own base differs
 """
 
@@ -18,11 +18,11 @@ import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax.sharding import NamedSharding
 
+import cogvideo_jax
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo import config as transformer_config
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, SamplingConfig, read_sampling_config
-from cogvideo_jax.models.cogvideo.superres import config as superres_config
-from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
+from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer, as_int8, stored_dtype
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer, load_tokenizer
@@ -30,11 +30,13 @@ from cogvideo_jax.nn.quantized import scale_sharding
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.memory import tree_bytes
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, require_regular_file
 from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")
-SUPERRES, TOKENIZER = "superres", "tokenizer"
+SUPERRES, ITERSR, TOKENIZER = "superres", "itersr", "tokenizer"
+DEMO_WEIGHTS = Path(cogvideo_jax.__file__).parent / "demo_weights"
+MODELS = {SUPERRES: DirectSuperResolution, ITERSR: IterativeSuperResolution}
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
 
 
@@ -64,17 +66,30 @@ class WeightsFolder:
         self.folder, self.keep, self.int8 = Path(folder), keep, int8
         self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
         self.sampling_config: SamplingConfig = read_sampling_config(self.folder / FILE)
-        parts = [name for name in (*STAGES, SUPERRES) if name in STAGES or self._path(name).exists()]
-        described = {name: _description(self._path(name)) for name in parts}
-        self.files = {name: self._files(name, described[name]) for name in parts}
-        self.models = {name: self._model(name, described[name]) for name in parts}
+        parts = [*STAGES, *([SUPERRES] if self._path(SUPERRES).exists() else [])]
+        parts += [ITERSR] if self.sampling_config.iterative_superres else []
+        self.files: dict[str, tuple[Path, ...]] = {}
+        self.models: dict[str, Backbone] = {}
+        for name in parts:
+            self._open(name)
         self._loaded: dict[Path, dict[str, Array]] = {}
         self._described: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
 
     @functools.cached_property
     def tokenizer(self) -> VQTokenizer:
-        """The image tokenizer."""
-        return load_tokenizer(self.folder / "tokenizer.safetensors")
+        """The image tokenizer. Raises UserError if its codes or its grid are not those of the transformers."""
+        path, base, pixels = self._path(TOKENIZER), self.models["base"].config, self.sampling_config.pixels
+        tokenizer = load_tokenizer(path)
+        if tokenizer.config.codebook_size != base.image_codes:
+            raise UserError(
+                f"{path} has {tokenizer.config.codebook_size} codes, but these weights have {base.image_codes}"
+            )
+        if tokenizer.tokens_per_frame(pixels) != base.layout.frame_tokens:
+            raise UserError(
+                f"{path} makes {tokenizer.tokens_per_frame(pixels)} tokens of the {pixels} pixels of {FILE}, but these "
+                f"weights have {base.layout.frame_tokens} a frame"
+            )
+        return tokenizer
 
     @functools.cached_property
     def text(self) -> TextTokenizer:
@@ -128,20 +143,24 @@ class WeightsFolder:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _files(self, name: str, description: dict) -> tuple[Path, ...]:
+    def _open(self, name: str) -> None:
+        """Notes a part's files and its model, after a check that they fit."""
+        path = self._path(name)
+        if not path.exists():
+            raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder")
+        leaves, description = read_part(path, name)
+        self.files[name] = self._files(name, description)
+        if name != "base":
+            leaves = read_description(self.files[name][0])[0] | leaves
+        check_part(path, leaves, description)
+        model = MODELS.get(name, Transformer)
+        self.models[name] = model(description.config, dtype=self.dtype, unrolled=True)
+
+    def _files(self, name: str, description: Description) -> tuple[Path, ...]:
         """The base that a part stands on, and what it adds."""
         if name == "base":
             return (self._path(name),)
-        return self._path(f"{name}_base" if description.get("own_base") else "base"), self._path(name)
-
-    def _model(self, name: str, description: dict) -> Backbone:
-        values = description.get("config")
-        try:
-            if name == SUPERRES:
-                return DirectSuperResolution(superres_config.from_dict(values), dtype=self.dtype, unrolled=True)
-            return Transformer(transformer_config.from_dict(values), dtype=self.dtype, unrolled=True)
-        except (ValueError, TypeError) as error:
-            raise UserError(f"{self._path(name)} does not describe a {name}: {error}") from error
+        return self._path(f"{name}{OWN_BASE}" if description.own_base else "base"), self._path(name)
 
     def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
         """Of the leaves of a file as they are kept."""
@@ -207,19 +226,13 @@ def _layer(path: Path, name: str, layer: int) -> np.ndarray:
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
     """Cluster numbers, one an image code. Raises UserError if the file holds something else."""
+    require_regular_file(path)
     try:
         labels = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a NumPy file of cluster labels") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
         raise UserError(f"{path} should hold cluster numbers, one an image code")
+    if labels.min() < 0 or labels.max() >= len(labels):
+        raise UserError(f"{path} has clusters {labels.min()}..{labels.max()} for {len(labels)} image codes")
     return labels
-
-
-def _description(path: Path) -> dict:
-    try:
-        return read_description(path)[1]
-    except ValueError as error:
-        if path.exists():
-            raise
-        raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder") from error

@@ -10,9 +10,8 @@ import pytest
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
-from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.sampling_config import RELEASED, write_sampling_config
-from cogvideo_jax.models.cogvideo.weights import WeightsFolder
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, WeightsFolder
 from cogvideo_jax.runtime.weights import load_weights
 from tests.cogvideo.convert.checkpoints import assert_same_bits, official, read_sat, write_sat
 
@@ -89,7 +88,7 @@ def test_a_part_that_is_there_is_never_overwritten(tmp_path):
     one, _, _ = stage_files(tmp_path, change=None)
     convert(one, tmp_path / "ours")
     before = (tmp_path / "ours" / "stage1.safetensors").read_bytes()
-    with pytest.raises(ValueError, match=r"has stage1.safetensors already"):
+    with pytest.raises(ValueError, match=r"already has stage1.safetensors"):
         convert(one, tmp_path / "ours")
     assert (tmp_path / "ours" / "stage1.safetensors").read_bytes() == before
 

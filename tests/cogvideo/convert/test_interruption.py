@@ -37,7 +37,7 @@ def stop_at(monkeypatch, module, function: str, call: int, error: BaseException)
 def test_a_stopped_conversion_leaves_nothing(call, error, tmp_path, monkeypatch):
     source = write_source("zip", tmp_path, official(STAGE1))
     with monkeypatch.context() as patch:
-        stop_at(patch, to_ours, "arrange", call, error)
+        stop_at(patch, to_ours, "to_our_layout", call, error)
         with pytest.raises(type(error)):
             convert(source, tmp_path / "new" / "ours", part="stage1")
     assert not (tmp_path / "new").exists()
@@ -68,12 +68,12 @@ def test_a_killed_conversion_leaves_no_part_and_the_next_one_removes_its_rest(tm
     code = f"""
 import os, signal
 from cogvideo_jax.models.cogvideo.convert import to_ours
-real, calls = to_ours.arrange, iter(range(1000))
+real, calls = to_ours.to_our_layout, iter(range(1000))
 def kill(*args):
     if next(calls) == 60:
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*args)
-to_ours.arrange = kill
+to_ours.to_our_layout = kill
 to_ours.convert({str(source)!r}, {str(ours)!r})
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

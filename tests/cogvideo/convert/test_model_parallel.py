@@ -12,7 +12,7 @@ from tests.cogvideo.convert.checkpoints import assert_same_bits, official, read_
 
 def cut(arrays: dict, ranks: int) -> list[dict]:
     """What each rank of a parallel save holds; written apart from the code under test."""
-    pieces = [{} for _ in range(ranks)]
+    chunks = [{} for _ in range(ranks)]
     for name, array in arrays.items():
         if "query_key_value" in name:
             parts = zip(*(np.split(third, ranks) for third in np.split(array, 3)))
@@ -23,9 +23,9 @@ def cut(arrays: dict, ranks: int) -> list[dict]:
             parts = np.split(array, ranks, axis=1)
         else:
             parts = [array] * ranks
-        for piece, part in zip(pieces, parts):
-            piece[name] = part
-    return pieces
+        for chunk, part in zip(chunks, parts):
+            chunk[name] = part
+    return chunks
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_ranks_that_disagree_or_are_missing_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"disagree on transformer.final_layernorm.bias"):
         convert(source, tmp_path / "ours")
     (source / "6000" / "mp_rank_00_model_states.pt").rename(source / "6000" / "mp_rank_02_model_states.pt")
-    with pytest.raises(ValueError, match=r"has only \[1, 2\]"):
+    with pytest.raises(ValueError, match=r"only the model-parallel files \[1, 2\]"):
         convert(source, tmp_path / "ours")
     (source / "6000" / "mp_rank_02_model_states.pt").unlink()
     assert not (tmp_path / "ours").exists()

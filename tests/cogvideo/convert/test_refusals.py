@@ -99,7 +99,7 @@ def test_missing_unexpected_and_misshapen_names_are_listed_together(tmp_path):
 
 def test_a_part_that_the_names_contradict_is_refused(tmp_path):
     source = write_source("pt", tmp_path, official("a_vqvae"))
-    with pytest.raises(ValueError, match="is not stage1: by its names it is tokenizer"):
+    with pytest.raises(ValueError, match="is not stage1; its names are those of tokenizer"):
         convert(source, tmp_path / "ours", part="stage1")
 
 
@@ -155,5 +155,5 @@ def test_without_torch_one_sentence_names_the_extra(tmp_path, monkeypatch):
 def test_a_torch_that_crafted_files_can_break_is_refused(tmp_path, monkeypatch):
     source = write_source("folder", tmp_path, tiny.stage())
     monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    with pytest.raises(ValueError, match=r"install 2.10 or later"):
+    with pytest.raises(ValueError, match=r"install torch 2.10 or later"):
         convert(source, tmp_path / "ours")

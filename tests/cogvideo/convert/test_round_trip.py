@@ -15,9 +15,9 @@ from cogvideo_jax.models.cogvideo.config import from_dict
 from cogvideo_jax.models.cogvideo.convert import superres_names, transformer_names, vq_names
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
-from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS
 from cogvideo_jax.runtime.weights import load_weights
 from tests.cogvideo.convert.checkpoints import (
     assert_same_bits,

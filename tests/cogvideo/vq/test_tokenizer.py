@@ -106,8 +106,8 @@ def test_wrong_frames_are_refused(tokenizer, wrong, message):
 @pytest.mark.parametrize(
     "wrong, message",
     [
-        (np.full((1, 16), 32), r"must lie in 0..31, got 32..32"),
-        (np.full((1, 16), -1), r"must lie in 0..31"),
+        (np.full((1, 16), 32), r"must be in 0..31, got 32..32"),
+        (np.full((1, 16), -1), r"must be in 0..31"),
         (np.zeros((1, 15), int), "square number"),
         (np.zeros(16, int), "square number"),
         (np.zeros((1, 16)), "must be integers"),

@@ -20,6 +20,7 @@ from cogvideo_jax.evaluation.motion.agreement import (
     interpolation_error,
     report_text,
 )
+from cogvideo_jax.interface import Clips
 
 PLAIN = {
     caption: combination
@@ -36,31 +37,29 @@ class PerfectTokenizer:
         return ids
 
 
-class FakeVideo:
+class FakePipe:
     """Draws what it is asked for, or that in one colour; repeats key frames to interpolate."""
 
-    tokenizer = PerfectTokenizer()
-    has_superres = False
+    has_superres, tokenizer = False, PerfectTokenizer()
+    sampler = property(lambda self: self)
 
     def __init__(self, colour=None):
         self.colour = colour
         self.batches = []
 
-    def __call__(self, prompts, rngs, *, superres):
-        assert not superres
-        self.batches.append(len(prompts))
-        seeds = np.asarray(jax.random.key_data(rngs))
-        return np.stack([self._draw(prompt, seed) for prompt, seed in zip(prompts, seeds)])
+    def run(self, request):
+        assert not request.superres
+        if request.start is not None:
+            assert request.start.fps == 1.0 and request.start.frames.shape == (5, 64, 64, 3)
+            return Clips(request.start.frames[None, np.arange(33) // 8], 8.0)
+        self.batches.append(len(request.prompts))
+        seeds = np.asarray(jax.random.key_data(request.keys()))
+        return Clips(np.stack([self._draw(prompt, seed) for prompt, seed in zip(request.prompts, seeds)]), 8.0)
 
     def _draw(self, prompt, seed):
         thing, colour, action = PLAIN[prompt]
         spec = motion.draw_spec(np.random.default_rng(seed), (thing, self.colour or colour, action))
         return motion.render(spec)
-
-    def interpolate(self, keys, prompts, rngs, *, fps, superres):
-        assert fps == 1.0 and not superres
-        assert keys.shape == (len(prompts), 5, 64, 64, 3) and rngs.shape == (len(prompts),)
-        return keys[:, np.arange(33) // 8]
 
 
 # Prompts ------------------------------------------------------------------------------------------
@@ -107,15 +106,15 @@ def test_impossible_numbers_are_refused():
     with pytest.raises(ValueError, match="share"):
         agreement_prompts(10, seed=0, held_out_share=1.5)
     with pytest.raises(ValueError, match="batch size"):
-        generate_and_judge(FakeVideo(), agreement_prompts(2, seed=0), jax.random.key(0), batch_size=0)
+        generate_and_judge(FakePipe(), agreement_prompts(2, seed=0), seed=0, batch_size=0)
 
 
 # Agreement ----------------------------------------------------------------------------------------
 
 
 def test_a_pipeline_that_obeys_gets_everything_right_in_full_batches():
-    prompts, video = agreement_prompts(28, seed=0), FakeVideo()
-    judgements = generate_and_judge(video, prompts, jax.random.key(0), batch_size=8)
+    prompts, video = agreement_prompts(28, seed=0), FakePipe()
+    judgements = generate_and_judge(video, prompts, seed=0, batch_size=8)
     report = evaluate_agreement(prompts, judgements)
     assert video.batches == [8, 8, 8, 8]
     perfect = {"object": 100.0, "colour": 100.0, "action": 100.0, "all three": 100.0}
@@ -126,14 +125,14 @@ def test_a_pipeline_that_obeys_gets_everything_right_in_full_batches():
 
 def test_videos_do_not_depend_on_the_batch_size():
     prompts = agreement_prompts(5, seed=0)
-    small, large = (generate_and_judge(FakeVideo(), prompts, jax.random.key(1), batch_size=n) for n in (2, 8))
+    small, large = (generate_and_judge(FakePipe(), prompts, seed=1, batch_size=n) for n in (2, 8))
     for a, b in zip(small, large):
         np.testing.assert_array_equal(a.centres, b.centres)
 
 
 def test_a_pipeline_that_knows_one_colour_only_is_found_out():
     prompts = agreement_prompts(28, seed=0)
-    judgements = generate_and_judge(FakeVideo("blue"), prompts, jax.random.key(0), batch_size=14)
+    judgements = generate_and_judge(FakePipe("blue"), prompts, seed=0, batch_size=14)
     right = evaluate_agreement(prompts, judgements)["right"]["all"]
     assert right["object"] == right["action"] == 100
     assert right["colour"] == right["all three"] == round(100 * np.mean([p.colour == "blue" for p in prompts]), 1)
@@ -141,7 +140,7 @@ def test_a_pipeline_that_knows_one_colour_only_is_found_out():
 
 def test_actions_that_are_taken_for_others_are_named():
     prompts = [Prompt("ball", "red", action, "EN", False) for action in ("jumps", "jumps", "grows")]
-    judgements = generate_and_judge(FakeVideo(), prompts[2:] * 3, jax.random.key(0), batch_size=3)
+    judgements = generate_and_judge(FakePipe(), prompts[2:] * 3, seed=0, batch_size=3)
     report = evaluate_agreement(prompts, judgements)
     assert report["actions"]["jumps"] == {"videos": 2, "right": 0.0, "taken for": {"grows": 2}}
     assert list(report["actions"]) == ["jumps", "grows"] and "unseen" not in report["right"]
@@ -149,7 +148,7 @@ def test_actions_that_are_taken_for_others_are_named():
 
 def test_chance_levels_are_those_of_the_vocabulary():
     prompts = agreement_prompts(1, seed=0)
-    judgements = generate_and_judge(FakeVideo(), prompts, jax.random.key(0), batch_size=1)
+    judgements = generate_and_judge(FakePipe(), prompts, seed=0, batch_size=1)
     expected = {"object": 14.29, "colour": 16.67, "action": 7.14, "all three": 0.17}
     assert evaluate_agreement(prompts, judgements)["chance"] == expected
 
@@ -164,7 +163,7 @@ def test_the_checker_is_right_about_drawn_and_decoded_clips():
 
 def test_repeated_key_frames_are_as_far_off_as_they_are():
     clips = [motion.MotionSpec("square", "red", "moves right", (12, 20))] * 2
-    report = interpolation_error(FakeVideo(), clips, jax.random.key(0), batch_size=2)
+    report = interpolation_error(FakePipe(), clips, seed=0)
     assert report["interpolated"] == report["key frame repeated"]
     assert report["interpolated"] == {
         "frames": 56,
@@ -177,7 +176,7 @@ def test_repeated_key_frames_are_as_far_off_as_they_are():
 
 def test_generated_videos_count_from_their_own_first_frame_if_the_action_is_right():
     prompts = [Prompt("ball", "red", "circles", "EN", False), Prompt("ball", "red", "jumps", "EN", False)]
-    circle = generate_and_judge(FakeVideo(), prompts[:1], jax.random.key(0), batch_size=1)[0]
+    circle = generate_and_judge(FakePipe(), prompts[:1], seed=0, batch_size=1)[0]
     late = circle._replace(centres=circle.centres + np.where(np.arange(33) % 8, 2.0, 0.0)[:, None] * [1, 0])
     report = generated_interpolation_error(prompts, [late, circle])
     assert report["clips"] == 1
@@ -190,7 +189,7 @@ def test_generated_videos_count_from_their_own_first_frame_if_the_action_is_righ
 
 
 def test_run_writes_a_report_that_can_be_read_on_a_terminal(tmp_path, monkeypatch):
-    monkeypatch.setattr(text_agreement.TextToVideo, "load", lambda _, int8: FakeVideo())
+    monkeypatch.setattr(text_agreement, "load", lambda _, int8: FakePipe())
     monkeypatch.setattr(text_agreement, "REAL_CLIPS", 4)
     monkeypatch.setattr(text_agreement, "INTERPOLATED_CLIPS", 2)
     report = text_agreement.run("weights", prompts=4, seed=0, batch_size=2, out=tmp_path / "report.json")

@@ -1,7 +1,7 @@
-"""How fast tokens are written: milliseconds a step, against the time that its bytes take at this machine's bandwidth.
+"""Speed of writing tokens: milliseconds per step, compared with reading its bytes at this machine's bandwidth.
 
-Random weights of any size: nothing needs to be downloaded. A step reads all matrices once, whatever the batch, and the
-caches of every row.
+Weights are random, so nothing is downloaded. A step reads all matrices once, whatever the batch, and the caches of
+every row.
 """
 
 import functools
@@ -26,19 +26,19 @@ from cogvideo_jax.runtime.rng import row_keys
 
 
 class Decoded(NamedTuple):
-    """One measured setting.
+    """Result for one setting.
 
     Attributes:
-      batch: clips side by side.
-      guided: whether each has a second row, for guidance.
-      parallel_frames: frames of a clip side by side.
-      ms: milliseconds a step.
-      bytes: that a step reads, by count.
-      share: of the machine's bandwidth, were that all it does.
-      share_of_reads: the same of what it reaches without writing.
-      tokens_a_second: over all clips.
-      steps: that write all frames of the stage.
-      seconds: that they take.
+      batch: clips in parallel.
+      guided: each clip has a second row, for guidance.
+      parallel_frames: frames of a clip written in parallel.
+      ms: milliseconds per step.
+      bytes: bytes that a step reads, counted from shapes.
+      share: reached share of the machine's copy bandwidth, if reading these bytes were all.
+      share_of_reads: the same for the read bandwidth.
+      tokens_a_second: tokens per second over all clips.
+      steps: steps that write all frames of the stage.
+      seconds: seconds for all steps.
     """
 
     batch: int
@@ -53,6 +53,22 @@ class Decoded(NamedTuple):
     seconds: float
     compile_seconds: float
 
+    def cells(self) -> dict[str, str]:
+        """Values as text, by column."""
+        return {
+            "batch": f"{self.batch}",
+            "guided": "yes" if self.guided else "no",
+            "parallel": f"{self.parallel_frames}",
+            "ms a step": f"{self.ms:.2f}",
+            "MB a step": f"{self.bytes / 1e6:.1f}",
+            "bandwidth": f"{self.share:.0%}",
+            "of reads": f"{self.share_of_reads:.0%}",
+            "tokens/s": f"{self.tokens_a_second:.1f}",
+            "steps": f"{self.steps}",
+            "s a stage": f"{self.seconds:.1f}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
+
 
 def measure_decode(
     config: TransformerConfig,
@@ -66,11 +82,11 @@ def measure_decode(
     growing_cache: bool = False,
     trace: str | None = None,
 ) -> Decoded:
-    """Writes the frames behind those that are given, all of them with a growing cache, else the first of them.
+    """Times the writing of the frames after the given ones: all of them with a growing cache, else the first.
 
     Args:
-      wavefront: as many frames at once as the windows allow; else one.
-      int8: which of "weights" and "cache" are int8.
+      wavefront: write as many frames in parallel as the windows allow; otherwise one.
+      int8: parts to store as int8, of "weights" and "cache".
       growing_cache: see `DecodeSettings`.
       trace: folder for a profile.
     """
@@ -119,9 +135,9 @@ def measure_decode(
 
 
 def _best_of_two(run: Callable[..., tuple[Cache, Array]], cache: Cache, trace: str | None) -> tuple[Cache, float]:
-    """The cache after two calls, which use it up, and the seconds of the shorter; a profile of the second."""
+    """Cache after two calls, which consume it, and the seconds of the faster one; profiles the second."""
     times = []
-    for folder in (None, trace):  # the first may still wait for memory
+    for folder in (None, trace):  # the first may still allocate memory
         with profile(folder):
             begun = time.perf_counter()
             cache, _ = jax.block_until_ready(run(cache))
@@ -130,14 +146,14 @@ def _best_of_two(run: Callable[..., tuple[Cache, Array]], cache: Cache, trace: s
 
 
 def step_bytes(params: PyTree, config: TransformerConfig) -> int:
-    """Of parameters that a step reads: the layers, the final norm, and the head's rows of image codes."""
+    """Bytes of parameters that a step reads: the layers, the final norm, and the head's rows of image codes."""
     tables = ("token_table", "position_table", "extra_positions", "image_head", "image_head_scale")
     layers = {name: leaf for name, leaf in params.items() if name not in tables}
     return tree_bytes((layers, jax.eval_shape(functools.partial(image_head, config=config), params)))
 
 
 def read_bytes(cache: Cache) -> int:
-    """Of the caches that a step reads: its own frames, and across frames one window a frame."""
+    """Bytes of caches that a step reads: its own frames, and one window per frame of the temporal channel."""
     size = 0
     for layer in cache.layers:
         size += tree_bytes(layer.spatial)
@@ -145,20 +161,3 @@ def read_bytes(cache: Cache) -> int:
             windows = layer.temporal.k.shape[0] if layer.temporal.k.ndim == 4 else 1
             size += tree_bytes(layer.temporal) * (len(layer.spatial) if windows > 1 else 1) // windows
     return size
-
-
-def cells(row: Decoded) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "batch": f"{row.batch}",
-        "guided": "yes" if row.guided else "no",
-        "parallel": f"{row.parallel_frames}",
-        "ms a step": f"{row.ms:.2f}",
-        "MB a step": f"{row.bytes / 1e6:.1f}",
-        "bandwidth": f"{row.share:.0%}",
-        "of reads": f"{row.share_of_reads:.0%}",
-        "tokens/s": f"{row.tokens_a_second:.1f}",
-        "steps": f"{row.steps}",
-        "s a stage": f"{row.seconds:.1f}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }

@@ -1,4 +1,4 @@
-"""Models to measure: the demo's, the release's, one in between, with random weights. Nothing is downloaded."""
+"""Models with random weights to measure: the demo's size, the release's, and one in between."""
 
 import dataclasses
 import functools
@@ -12,7 +12,6 @@ from flax import linen as nn
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.models.cogvideo import config as presets
-from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.sampling_config import RELEASED
 from cogvideo_jax.models.cogvideo.superres import config as superres_presets
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
@@ -23,7 +22,7 @@ from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import DEMO, OFFICIAL, VQConfig
 from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
 from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
-from cogvideo_jax.models.cogvideo.weights import SUPERRES, TEXT_MODEL, WeightsFolder
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, SUPERRES, TEXT_MODEL, WeightsFolder
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 
@@ -40,13 +39,13 @@ CLUSTERS = 500  # of image codes, as in the release
 
 
 def sized(size: str, part: str):
-    """Config of a part: demo, middle (width 512, 8 layers, 20 x 20 tokens of 20,000 codes) or full."""
+    """Config of a part of size demo, middle (width 512, 8 layers, 20 x 20 tokens of 20,000 codes) or full."""
     demo, full = (make() for make in PARTS[part])
     return {"demo": demo, "middle": dataclasses.replace(full, **MIDDLE), "full": full}[size]
 
 
 class RandomWeights(WeightsFolder):
-    """Stands for a folder of weights, middle or full, sampled as the release is; only the text model is real."""
+    """Random weights in place of a folder, middle or full, sampled like the release; only the text model is real."""
 
     def __init__(self, size: str, *, dtype: str, keep: bool = True, int8: bool = False):
         self.folder, self.keep, self.int8, self.dtype = DEMO_WEIGHTS, keep, int8, jnp.dtype(dtype)
@@ -57,12 +56,12 @@ class RandomWeights(WeightsFolder):
 
     @functools.cached_property
     def tokenizer(self) -> VQTokenizer:
-        """Of the release's size."""
+        """Random tokenizer of the release's size."""
         return random_tokenizer(OFFICIAL)
 
     @functools.cached_property
     def text(self) -> TextTokenizer:
-        """The demo's, its words behind as many image codes."""
+        """Text tokenizer of the demo, with ids after this model's image codes."""
         return TextTokenizer.from_file(DEMO_WEIGHTS / TEXT_MODEL, image_codes=self.models["base"].config.image_codes)
 
     @functools.cached_property
@@ -80,7 +79,7 @@ class RandomWeights(WeightsFolder):
 
 
 def random_tokenizer(config: VQConfig) -> VQTokenizer:
-    """Of small random numbers."""
+    """Tokenizer with small random weights."""
     codes = jax.ShapeDtypeStruct((config.codebook_size, config.code_width), jnp.float32)
     counts = jax.ShapeDtypeStruct((config.codebook_size,), jnp.float32)
     like = {"networks": nn.meta.unbox(abstract_networks(config)), "codebook": Codebook(codes, counts, codes)}
@@ -88,7 +87,7 @@ def random_tokenizer(config: VQConfig) -> VQTokenizer:
 
 
 def abstract_params(model: Backbone, dtype: jnp.dtype, *, int8: bool = False) -> PyTree:
-    """Shapes of all parameters, in the types in which they are kept when they are only read."""
+    """Shapes of all parameters, in their storage types for sampling."""
     params = jax.eval_shape(lambda rng: model.init(rng, *model.empty_inputs())["params"], jax.random.key(0))
     params = stored(nn.meta.unbox(params), jnp.dtype(dtype))
     if not int8:
@@ -100,7 +99,7 @@ def abstract_params(model: Backbone, dtype: jnp.dtype, *, int8: bool = False) ->
 
 
 def random_like(tree: PyTree) -> PyTree:
-    """Small random numbers, one leaf at a time: no second copy of a large model is ever in memory."""
+    """Small random numbers in the shapes of a tree, one leaf at a time, so that a large model is in memory once."""
     leaves, structure = jax.tree.flatten(tree)
     keys = jax.random.split(jax.random.key(0), len(leaves))
     return structure.unflatten([_random(key, leaf.shape, leaf.dtype) for key, leaf in zip(keys, leaves)])

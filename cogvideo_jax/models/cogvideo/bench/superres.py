@@ -1,4 +1,4 @@
-"""How fast direct super-resolution has_superres frames, all fine tokens of a frame at once as the pipeline does it."""
+"""Speed of direct super-resolution, with all fine tokens of a frame in one pass, as in the pipeline."""
 
 import time
 from typing import NamedTuple
@@ -8,24 +8,23 @@ import jax.numpy as jnp
 
 from cogvideo_jax.bench.machine import Machine, best_seconds
 from cogvideo_jax.models.cogvideo.bench.sizes import CLUSTERS, abstract_params, random_like
-from cogvideo_jax.models.cogvideo.pipeline import AT_ONCE
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution
-from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, DirectSettings, direct_program
+from cogvideo_jax.models.cogvideo.superres.sample import AT_ONCE, DIRECT, DirectSettings, direct_program
 from cogvideo_jax.models.cogvideo.training.flops import superres_flops
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.runtime.rng import row_keys
 
 
-class Enlarged(NamedTuple):
-    """One measured setting.
+class SuperresTiming(NamedTuple):
+    """Result for one setting.
 
     Attributes:
-      batch: frames together.
-      ms: milliseconds a frame.
-      flops: operations a frame, counted from the sizes.
-      share: of the machine's matrix rate.
-      bytes: weights, and what the program needs beside them.
+      batch: frames in one call.
+      ms: milliseconds per frame.
+      flops: operations per frame, counted from the sizes.
+      share: reached share of the machine's matrix rate.
+      bytes: memory for the weights and the program.
     """
 
     batch: int
@@ -35,11 +34,22 @@ class Enlarged(NamedTuple):
     bytes: int
     compile_seconds: float
 
+    def cells(self) -> dict[str, str]:
+        """Values as text, by column."""
+        return {
+            "batch": f"{self.batch}",
+            "ms a frame": f"{self.ms:.1f}",
+            "GFLOP": f"{self.flops / 1e9:.1f}",
+            "of matrices": f"{self.share:.0%}",
+            "GiB": f"{self.bytes / 2**30:.2f}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
+
 
 def measure_superres(
     config: SuperResolutionConfig, *, machine: Machine, dtype: str, batch: int, trace: str | None = None
-) -> Enlarged:
-    """Enlarges frames of one token by random weights."""
+) -> SuperresTiming:
+    """Times super-resolution of placeholder frames by random weights."""
     model = DirectSuperResolution(config, dtype=dtype, unrolled=True)
     params = abstract_params(model, jnp.dtype(dtype))
     settings = DirectSettings(DIRECT, CLUSTERS, **AT_ONCE)
@@ -55,16 +65,4 @@ def measure_superres(
     seconds = best_seconds(lambda: program(params, labels, *arguments), trace=trace) / batch
     flops = superres_flops(config, all_trained=False).forward
     share = flops / seconds / machine.flops
-    return Enlarged(batch, 1e3 * seconds, flops, share, weights + working, compiled)
-
-
-def cells(row: Enlarged) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "batch": f"{row.batch}",
-        "ms a frame": f"{row.ms:.1f}",
-        "GFLOP": f"{row.flops / 1e9:.1f}",
-        "of matrices": f"{row.share:.0%}",
-        "GiB": f"{row.bytes / 2**30:.2f}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }
+    return SuperresTiming(batch, 1e3 * seconds, flops, share, weights + working, compiled)

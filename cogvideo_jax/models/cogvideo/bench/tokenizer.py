@@ -1,4 +1,4 @@
-"""How fast frames become ids and ids become frames."""
+"""Speed of the image tokenizer, encoding and decoding."""
 
 import time
 from typing import NamedTuple
@@ -12,15 +12,15 @@ from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 
 
 class Tokenized(NamedTuple):
-    """One measured setting.
+    """Result for one setting.
 
     Attributes:
       what: encode or decode.
-      batch: frames together.
-      side: pixels.
-      ms: milliseconds a frame.
-      flops: operations a frame, counted by the compiler; 0 where it does not say.
-      share: of the machine's matrix rate.
+      batch: frames in one call.
+      side: side of the frames in pixels.
+      ms: milliseconds per frame.
+      flops: operations per frame, counted by the compiler; 0 if it does not count.
+      share: reached share of the machine's matrix rate.
     """
 
     what: str
@@ -31,11 +31,23 @@ class Tokenized(NamedTuple):
     share: float
     compile_seconds: float
 
+    def cells(self) -> dict[str, str]:
+        """Values as text, by column."""
+        return {
+            "what": self.what,
+            "batch": f"{self.batch}",
+            "pixels": f"{self.side}",
+            "ms a frame": f"{self.ms:.2f}",
+            "GFLOP": f"{self.flops / 1e9:.2f}",
+            "of matrices": f"{self.share:.0%}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
+
 
 def measure_tokenizer(
     config: VQConfig, *, machine: Machine, what: str, batch: int, side: int, trace: str | None = None
 ) -> Tokenized:
-    """Encodes or decodes random frames of a random tokenizer."""
+    """Times the encoding or decoding of random frames by a random tokenizer."""
     tokenizer = random_tokenizer(config)
     frames = jnp.zeros((batch, side, side, 3), jnp.uint8)
     ids = jnp.zeros((batch, tokenizer.tokens_per_frame(side)), jnp.int32)
@@ -48,19 +60,6 @@ def measure_tokenizer(
     return Tokenized(what, batch, side, 1e3 * seconds, flops, flops / seconds / machine.flops, compiled)
 
 
-def cells(row: Tokenized) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "what": row.what,
-        "batch": f"{row.batch}",
-        "pixels": f"{row.side}",
-        "ms a frame": f"{row.ms:.2f}",
-        "GFLOP": f"{row.flops / 1e9:.2f}",
-        "of matrices": f"{row.share:.0%}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }
-
-
 def operations(program: jax.stages.Compiled) -> float:
-    """Counted by the compiler."""
+    """Operations of a program, counted by the compiler."""
     return (program.cost_analysis() or {}).get("flops", 0.0)

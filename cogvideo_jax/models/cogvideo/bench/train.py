@@ -1,6 +1,6 @@
-"""How fast a stage trains: seconds a step, tokens a second, and the share of the machine's arithmetic ("MFU").
+"""Speed of training a stage: seconds per step, tokens per second, and the share of the machine's arithmetic ("MFU").
 
-The step is the one that `cogvideo train` takes, with AdamW, on random tokens and a random frozen base.
+The step is that of `cogvideo train`, with AdamW, on random tokens and a random frozen base.
 """
 
 import functools
@@ -17,8 +17,9 @@ from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.training.flops import transformer_flops
 from cogvideo_jax.models.cogvideo.training.parameters import split_attention_plus
 from cogvideo_jax.models.cogvideo.training.transformer_loss import loss_and_metrics
-from cogvideo_jax.models.cogvideo.transformer.transformer import Remat, Transformer
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
 from cogvideo_jax.nn.attention import kernel_for
+from cogvideo_jax.nn.remat import Remat
 from cogvideo_jax.runtime.memory import Phase, require, tree_bytes, working_bytes
 from cogvideo_jax.training.state import Split, TrainState
 from cogvideo_jax.training.step import train_step
@@ -27,16 +28,16 @@ STEPS = 3
 
 
 class Trained(NamedTuple):
-    """One measured setting.
+    """Result for one setting.
 
     Attributes:
-      batch: clips a step.
-      seconds: a step.
-      tokens_a_second: over all clips.
+      batch: clips per step.
+      seconds: seconds per step.
+      tokens_a_second: tokens per second over all clips.
       flops: useful operations of a step, counted from the sizes.
-      mfu: share of what this machine's largest matrix product reaches.
-      bytes: state, frozen base, and what the step needs beside them, as the compiler plans.
-      peak: bytes of device memory at the fullest moment, where the device says; else 0.
+      mfu: reached share of the machine's matrix rate.
+      bytes: memory for the state, the frozen base and the step, as planned by the compiler.
+      peak: peak device memory in bytes; 0 if the device does not report it.
     """
 
     batch: int
@@ -47,6 +48,18 @@ class Trained(NamedTuple):
     bytes: int
     peak: int
     compile_seconds: float
+
+    def cells(self) -> dict[str, str]:
+        """Values as text, by column."""
+        return {
+            "batch": f"{self.batch}",
+            "s a step": f"{self.seconds:.3f}",
+            "tokens/s": f"{self.tokens_a_second:.0f}",
+            "TFLOP/s": f"{self.flops / self.seconds / 1e12:.3f}",
+            "MFU": f"{self.mfu:.0%}",
+            "GiB": f"{max(self.bytes, self.peak) / 2**30:.2f}",
+            "compile s": f"{self.compile_seconds:.1f}",
+        }
 
 
 def measure_train(
@@ -59,7 +72,7 @@ def measure_train(
     attention: str,
     trace: str | None = None,
 ) -> Trained:
-    """Compiles the step, takes one, and times STEPS more."""
+    """Compiles the step, runs it once, and times STEPS more."""
     kernel = kernel_for(attention, platform=jax.default_backend(), dtype=dtype)
     model = Transformer(config, dtype=dtype, remat=remat, kernel=kernel)
     tx = optax.adamw(1e-4)
@@ -89,7 +102,7 @@ def measure_train(
 
 
 def random_batch(config: TransformerConfig, batch: int) -> dict:
-    """Tokens without sense."""
+    """Batch of placeholder tokens."""
     layout = config.layout
     text = jnp.full((batch, layout.text_length), config.image_codes, jnp.int32)
     shape = (batch, layout.frames, layout.frame_tokens)
@@ -98,19 +111,6 @@ def random_batch(config: TransformerConfig, batch: int) -> dict:
 
 
 def _split(model: Transformer, dtype: str) -> Split:
-    """Shapes: the base in the compute type, what trains in float32."""
+    """Shapes of the base in the compute type and of trained parameters in float32."""
     frozen, trained = split_attention_plus(abstract_params(model, jnp.dtype(dtype)))
     return Split(frozen, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained))
-
-
-def cells(row: Trained) -> dict[str, str]:
-    """As text, by column."""
-    return {
-        "batch": f"{row.batch}",
-        "s a step": f"{row.seconds:.3f}",
-        "tokens/s": f"{row.tokens_a_second:.0f}",
-        "TFLOP/s": f"{row.flops / row.seconds / 1e12:.3f}",
-        "MFU": f"{row.mfu:.0%}",
-        "GiB": f"{max(row.bytes, row.peak) / 2**30:.2f}",
-        "compile s": f"{row.compile_seconds:.1f}",
-    }

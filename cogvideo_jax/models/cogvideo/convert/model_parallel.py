@@ -1,34 +1,33 @@
 """Ranks of a model-parallel save -> one checkpoint.
 
-Each rank holds its heads' rows of q, of k and of v, its rows of the vocabulary and of the MLP's first matrix, and its
-columns of the matrices that follow; the rest is the same in every rank.
+Each rank has its heads' rows of q, of k and of v, its rows of the vocabulary and of the MLP's first matrix, and its
+columns of the matrices that follow; everything else is equal in all ranks.
 """
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
+from cogvideo_jax.convert.checkpoint_files import Rank
 from cogvideo_jax.errors import ConversionError
 from cogvideo_jax.models.cogvideo.convert.transformer_names import Split, video_rules
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
-Rank = tuple[dict[str, Leaf], Callable[[str], np.ndarray]]
 SPLITS = {rule.official: rule.split for rule in video_rules().values()}
 AXES = {Split.ROWS: 0, Split.QKV: 0, Split.COLUMNS: 1}
 
 
 def split_of(name: str) -> Split:
-    """How an official array is cut; names that are not known are taken to be whole."""
+    """Split of an official array over ranks; unknown names count as not split."""
     return SPLITS.get(re.sub(r"\.\d+(?=\.|$)", ".{i}", name), Split.NONE)
 
 
 def merge_ranks(ranks: list[Rank], source: Path) -> Rank:
-    """Leaves and reader of the whole.
+    """Joins ranks to one set of leaves and one reader.
 
     Raises:
-      ConversionError: the ranks do not have the same names, types and shapes; while reading, if a shared array differs.
+      ConversionError: the ranks differ in names, types or shapes; while reading, if a shared array differs.
     """
     if len(ranks) == 1:
         return ranks[0]

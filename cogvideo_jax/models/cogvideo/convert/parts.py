@@ -1,4 +1,4 @@
-"""The parts of a folder of weights, and which of them an official checkpoint is."""
+"""Parts of a folder of weights, and the detection of the part that an official checkpoint holds."""
 
 import re
 from enum import StrEnum
@@ -9,7 +9,7 @@ from cogvideo_jax.models.cogvideo.convert import superres_names, transformer_nam
 
 
 class Part(StrEnum):
-    """What a checkpoint is for; also the name of our file."""
+    """Part of a folder of weights; also the name of its file."""
 
     BASE = "base"
     STAGE1 = "stage1"
@@ -23,7 +23,7 @@ STAGES = (Part.STAGE1, Part.STAGE2)
 
 
 def table_of(part: Part) -> transformer_names.Table:
-    """Our path -> rule, of a part that is a transformer."""
+    """Rules of a transformer part, by our path."""
     match part:
         case Part.BASE:
             return transformer_names.base_rules()
@@ -31,32 +31,32 @@ def table_of(part: Part) -> transformer_names.Table:
             return transformer_names.video_rules()
         case Part.SUPERRES | Part.ITERSR:
             return superres_names.rules(direct=part == Part.SUPERRES)
-    raise UserError(f"{part} is no transformer")
+    raise UserError(f"{part} is not a transformer")
 
 
 def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
-    """The part by its names; stage 1 and 2 have the same names, so their number comes from elsewhere.
+    """Detects the part by its names; stages 1 and 2 share theirs and are told apart by settings or file names.
 
     Args:
-      asked: what the user says it is.
+      asked: the part according to the user.
 
     Raises:
-      ConversionError: the names are those of no part, or not of the one asked for; or the stage stays unknown.
+      ConversionError: the names fit no part or another one than asked for, or the stage stays unknown.
     """
     fitting = _fitting(checkpoint)
     if asked is not None and asked not in fitting:
-        raise ConversionError(f"{checkpoint.source} is not {asked}: by its names it is {' or '.join(fitting)}")
+        raise ConversionError(f"{checkpoint.source} is not {asked}; its names are those of {' or '.join(fitting)}")
     if asked is not None or len(fitting) == 1:
         return asked or fitting[0]
     stage = checkpoint.settings.get("cogvideo_stage")
     if stage is None:
         told = set(re.findall(r"stage[-_ ]?([12])", checkpoint.source.resolve().name.lower()))
         stage = int(told.pop()) if len(told) == 1 else None
-    if stage not in (1, 2):
+    if stage is None:
         raise ConversionError(
             f"{checkpoint.source} could be stage 1 or stage 2; say which with --part stage1 or --part stage2"
         )
-    return STAGES[int(stage) - 1]
+    return STAGES[stage - 1]
 
 
 def _fitting(checkpoint: Checkpoint) -> tuple[Part, ...]:
@@ -66,7 +66,7 @@ def _fitting(checkpoint: Checkpoint) -> tuple[Part, ...]:
     if not any(name.startswith("transformer.") for name in names):
         few = ", ".join(repr(name[:60]) for name in sorted(names)[:3])
         raise ConversionError(
-            f"{checkpoint.source} is no model of CogVideo or CogView2: its names begin with {few or 'none'}"
+            f"{checkpoint.source} is not a model of CogVideo or CogView2; its names begin with {few or 'none'}"
         )
     if "cogvideo_stage" in checkpoint.settings or any(".attn_distribution." in name for name in names):
         return STAGES

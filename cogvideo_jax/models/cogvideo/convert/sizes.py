@@ -1,8 +1,7 @@
 """Sizes of an official transformer: from `model_config.json`, else from shapes, else those of the release.
 
-In: an open checkpoint and its part. Out: the configuration that our model needs; and the way back. Keys have their
-official names; three that the release does not have are understood and written, for models of other sizes:
-`num_image_tokens`, `special_ids` and `first_frame_position`.
+In: an open checkpoint and its part. Out: the configuration of our model; and back. Keys have their official names (see
+`settings.py`).
 """
 
 import dataclasses
@@ -21,9 +20,9 @@ from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolu
 
 Config = TransformerConfig | SuperResolutionConfig
 
-HEAD_SIZE = 64  # of every released transformer; shapes do not tell it
+HEAD_SIZE = 64  # of every released transformer; cannot be read off shapes
 BOI = "<start_of_image>"
-LARGEST = {"num_layers": 1000}  # what a crafted file could otherwise make us enumerate
+LARGEST = {"num_layers": 1000}  # limits, so that a crafted file cannot make us enumerate forever
 RELEASED = {
     Part.BASE: video_presets.cogview2,
     Part.STAGE1: video_presets.cogvideo_stage1,
@@ -36,13 +35,13 @@ ADDED_POSITIONS = "mixins.extra_position_embedding.position_embeddings.weight"
 
 
 def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Config:
-    """The configuration; where `model_config.json` and shapes disagree, the former is what is expected.
+    """Configuration of a transformer; `model_config.json` goes before shapes.
 
     Args:
-      heads: attention heads, where neither `model_config.json` nor the usual head size tells them.
+      heads: attention heads, if neither `model_config.json` nor the usual head size gives them.
 
     Raises:
-      ConversionError: sizes that are unknown, are no numbers, or do not fit together.
+      ConversionError: sizes that are unknown, are not numbers, or do not fit together.
     """
     released = RELEASED[part]()
     try:
@@ -53,20 +52,17 @@ def read_config(checkpoint: Checkpoint, part: Part, *, heads: int | None) -> Con
     except ConversionError:
         raise
     except ValueError as error:
-        raise ConversionError(f"{checkpoint.source} has sizes that are no {part}: {error}") from error
+        raise ConversionError(f"{checkpoint.source} does not have the sizes of {part}: {error}") from error
 
 
 def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict:
-    """What all transformers have."""
+    """Sizes that all transformers have."""
     width = _number(checkpoint, "hidden_size", _side(checkpoint, TOKEN_TABLE, 1))
     usual = 0 if width % HEAD_SIZE else width // HEAD_SIZE
     layers = {m[1] for name in checkpoint.leaves if (m := re.match(r"transformer\.layers\.(\d{1,6})\.", name))}
     inner = _side(checkpoint, "transformer.layers.0.mlp.dense_h_to_4h.bias", 0)
     positions = _side(checkpoint, "transformer.position_embeddings.weight", 0)
     vocab_size = _number(checkpoint, "vocab_size", _side(checkpoint, TOKEN_TABLE, 0))
-    dropout = _told(checkpoint, "hidden_dropout", released.dropout)
-    if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
-        raise ConversionError(f"{checkpoint.source}: hidden_dropout should be a rate below 1, not {dropout!r}")
     return dict(
         width=width,
         heads=heads or _number(checkpoint, "num_attention_heads", usual),
@@ -76,18 +72,14 @@ def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict
         base_positions=_number(checkpoint, "max_sequence_length", positions),
         image_codes=_number(checkpoint, "num_image_tokens", released.image_codes),
         boi=_boi(checkpoint, released, vocab_size),
-        dropout=float(dropout),
+        dropout=_told(checkpoint, "hidden_dropout", released.dropout),
     )
 
 
 def _boi(checkpoint: Checkpoint, released: Config, vocab_size: int) -> int:
-    ids = _told(checkpoint, "special_ids", {})
-    if (
-        isinstance(ids, dict)
-        and isinstance(ids.get(BOI, released.boi), int)
-        and ids.get(BOI, released.boi) < vocab_size
-    ):
-        return ids.get(BOI, released.boi)
+    boi = _told(checkpoint, "special_ids", {}).get(BOI, released.boi)
+    if boi < vocab_size:
+        return boi
     raise ConversionError(
         f'{checkpoint.source} needs "special_ids": {{"{BOI}": number below {vocab_size}}} in model_config.json'
     )
@@ -113,7 +105,7 @@ def _video(checkpoint: Checkpoint, released: TransformerConfig, part: Part) -> d
         layout=make(text_length=text_length, grid=grid, frames=frames),
         first_frame_position=start,
         extra_positions=_number(checkpoint, "additional_seqlen", _side(checkpoint, ADDED_POSITIONS, 0)),
-        window=window if isinstance(window, int) and window > 0 else None,
+        window=window if window and window > 0 else None,
     )
 
 
@@ -135,33 +127,30 @@ def _superres(checkpoint: Checkpoint, released: SuperResolutionConfig) -> dict:
 
 
 def _told(checkpoint: Checkpoint, key: str, otherwise: Any) -> Any:
-    """A setting; the official files write null for what was left open."""
-    value = checkpoint.settings.get(key)
-    return otherwise if value is None else value
+    """A setting, or `otherwise` if the file leaves it open."""
+    return checkpoint.settings.get(key, otherwise)
 
 
 def _number(checkpoint: Checkpoint, key: str, otherwise: int) -> int:
+    """A setting that is a number; `otherwise` comes from shapes."""
     value, largest = _told(checkpoint, key, otherwise), LARGEST.get(key, 10**7)
-    if not isinstance(value, int) or not 0 < value <= largest:
+    if not 0 < value <= largest:
         raise ConversionError(
-            f"{checkpoint.source} does not tell its {key}: got {value!r}, expected a number up to {largest}"
+            f"{checkpoint.source} has no usable {key}: got {value!r}, expected a number up to {largest}"
         )
-    return int(value)
+    return value
 
 
 def _side(checkpoint: Checkpoint, name: str, axis: int) -> int:
-    """Length of one axis of an array; 0 if there is none."""
+    """Length of one axis of an array; 0 if there is no such array."""
     shape = checkpoint.leaves[name].shape if name in checkpoint.leaves else ()
     return shape[axis] if axis < len(shape) else 0
 
 
 def _layout(checkpoint: Checkpoint, otherwise: list[int], *, at_least: int) -> list[int]:
-    """Where text, and each picture or grid, end in the sequence; official files have a list, or text with commas."""
+    """Ends of the text and of each picture or grid in the sequence."""
     layout = _told(checkpoint, "layout", otherwise)
-    if isinstance(layout, str) and re.fullmatch(r"[\d\s,]{1,100}", layout):
-        layout = [int(end) for end in layout.split(",") if end.strip()]
-    whole = isinstance(layout, list) and all(isinstance(end, int) and 0 < end < 10**6 for end in layout)
-    if not whole or len(layout) < at_least or sorted(set(layout)) != layout:
+    if len(layout) < at_least or sorted(set(layout)) != layout or layout[-1] >= 10**6:
         raise ConversionError(
             f"{checkpoint.source} has the layout {str(layout)[:80]}, expected numbers such as {otherwise}"
         )
@@ -170,12 +159,12 @@ def _layout(checkpoint: Checkpoint, otherwise: list[int], *, at_least: int) -> l
 
 def _square_root(checkpoint: Checkpoint, tokens: int, what: str) -> int:
     if tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
-        raise ConversionError(f"{checkpoint.source} has {tokens} {what}, which are no square grid")
+        raise ConversionError(f"{checkpoint.source} has {tokens} {what}, which do not form a square grid")
     return math.isqrt(tokens)
 
 
 def to_settings(config: Config, part: Part) -> dict:
-    """What `model_config.json` says of a configuration; `read_config` gives it back."""
+    """Contents of `model_config.json` for a configuration; the inverse of `read_config`."""
     settings = {
         "num_layers": config.layers,
         "hidden_size": config.width,

@@ -1,10 +1,10 @@
-"""An official checkpoint -> our part of a folder of weights, one official array in memory at a time.
+"""Converts an official checkpoint to a part of a folder of weights, one official array in memory at a time.
 
-In: a SAT folder, its zip, a .pt or a safetensors file. Out: PART.safetensors, of the types that the source has, so that
-the way back (to_official) is bit-equal. Parts that stand on the base hold what they add to it; the base is stored once:
+In: a SAT folder, its zip, a .pt or a safetensors file. Out: PART.safetensors in the types of the source, so that the
+way back (to_official) is bit-exact. Parts hold only what they add to the base, which is stored once:
 
     base.safetensors         written by the first stage or base that is converted
-    PART_base.safetensors    where a part's own base differs from that one, be it in a single bit
+    PART_base.safetensors    if a part's own base differs from that one, even in a single bit
 """
 
 import dataclasses
@@ -21,42 +21,45 @@ from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_
 from cogvideo_jax.convert.workspace import workspace
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
+from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.models.cogvideo.convert.parts import STAGES, Part, find_part, table_of
+from cogvideo_jax.models.cogvideo.convert.settings import checked_settings
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
-from cogvideo_jax.models.cogvideo.convert.transformer_names import arrange, names_of, official_shapes, our_shape
+from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shapes, our_shape, to_our_layout
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE
 from cogvideo_jax.models.cogvideo.layout import base_layout
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
 
-COMPARED = 16 << 20  # bytes of two bases that are compared at a time
+COMPARED = 16 << 20  # bytes of two bases compared at a time
 
 
 class Plan(NamedTuple):
-    """A file of ours that is not written yet.
+    """One of our files, before it is written.
 
     Attributes:
       leaves: path "a/b/c" -> type and shape.
-      pieces: path -> its data, a layer at a time.
-      description: what the file says of itself.
-      dropped: official names that have no place in it.
+      chunks: path -> its data, one layer at a time.
+      description: metadata of the file.
+      dropped: official names that it leaves out.
     """
 
     leaves: dict[str, Leaf]
-    pieces: Callable[[str], Iterator[np.ndarray]]
+    chunks: Callable[[str], Iterator[np.ndarray]]
     description: dict
     dropped: list[str]
 
     def only(self, keep: Callable[[tuple[str, ...]], bool], **description) -> "Plan":
-        """Some of the leaves as another file, with changes to the description."""
+        """Plan of another file with some of the leaves and a changed description."""
         leaves = {name: leaf for name, leaf in self.leaves.items() if keep(tuple(name.split("/")))}
         return self._replace(leaves=leaves, description=self.description | description)
 
 
 class Converted(NamedTuple):
-    """Files that were written, and what the user should know, in sentences."""
+    """Written files, and notes for the user."""
 
     files: list[Path]
     notes: list[str]
@@ -73,19 +76,20 @@ def convert(
     """Adds a checkpoint to the folder of weights `target`.
 
     Args:
-      part: what it is; needed where names, settings and the source's own name leave it open.
-      heads: attention heads, where they are not 64 wide and no `model_config.json` tells them.
-      drop_unexpected: leave out names that the part does not have, as the official loader does; else they are faults.
+      part: needed if names, settings and the source's own name leave it open.
+      heads: attention heads; needed if they are not 64 wide and there is no `model_config.json`.
+      drop_unexpected: leave out unknown names, as the official loader does; otherwise they are errors.
 
     Raises:
-      ConversionError: one sentence; then the target is as it was.
+      ConversionError: it cannot be converted; the target is then unchanged.
     """
     target = Path(target)
     with workspace(target) as scratch:
-        checkpoint = open_checkpoint(source, scratch / "unpacked")
+        checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
+        checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
         if (target / f"{part}.safetensors").exists():
-            raise ConversionError(f"{target} has {part}.safetensors already; remove it or choose another target")
+            raise ConversionError(f"{target} already has {part}.safetensors; remove it or choose another target")
         plan = _plan(checkpoint, part, heads=heads, drop_unexpected=drop_unexpected)
         if part != Part.TOKENIZER:
             plan.description["tokenizer"] = _fingerprint(target)
@@ -97,7 +101,7 @@ def convert(
 
 
 def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpected: bool) -> Plan:
-    """All of a checkpoint as one file of ours; its data is not read yet.
+    """Plan of one file with the whole checkpoint; reads no data yet.
 
     Raises:
       ConversionError: names, shapes or types do not fit.
@@ -112,15 +116,15 @@ def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpec
         check_one_type(checkpoint.leaves, official, source=checkpoint.source)
         leaves[name] = Leaf(checkpoint.leaves[official[0]].dtype, our_shape(rule, config))
 
-    def pieces(name: str) -> Iterator[np.ndarray]:
+    def chunks(name: str) -> Iterator[np.ndarray]:
         for official in names_of(rules[name], config.layers):
-            yield arrange(checkpoint.read(official), rules[name].kind, config)
+            yield to_our_layout(checkpoint.read(official), rules[name].kind, config)
 
-    return Plan(leaves, pieces, {"kind": str(part), "config": dataclasses.asdict(config)}, dropped)
+    return Plan(leaves, chunks, {"kind": str(part), "config": dataclasses.asdict(config)}, dropped)
 
 
 def _plan_tokenizer(checkpoint: Checkpoint, drop_unexpected: bool) -> Plan:
-    with conversion_errors(f"{checkpoint.source} is no image tokenizer of this kind: its layers do not fit together"):
+    with conversion_errors(f"{checkpoint.source} is not an image tokenizer; its layers do not fit together"):
         config = vq_sizes({name: leaf.shape for name, leaf in checkpoint.leaves.items()})
         table = vq_names.name_table(config)
     shapes = {name: vq_names.official_shape(place) for name, place in table.items()}
@@ -128,15 +132,15 @@ def _plan_tokenizer(checkpoint: Checkpoint, drop_unexpected: bool) -> Plan:
     places = {"/".join(place.path): (name, place) for name, place in table.items()}
     leaves = {ours: Leaf(checkpoint.leaves[name].dtype, place.shape) for ours, (name, place) in places.items()}
 
-    def pieces(ours: str) -> Iterator[np.ndarray]:
+    def chunks(ours: str) -> Iterator[np.ndarray]:
         name, place = places[ours]
-        yield vq_names.arrange(checkpoint.read(name), place)
+        yield vq_names.to_our_layout(checkpoint.read(name), place)
 
-    return Plan(leaves, pieces, {"kind": str(Part.TOKENIZER), "config": dataclasses.asdict(config)}, dropped)
+    return Plan(leaves, chunks, {"kind": str(Part.TOKENIZER), "config": dataclasses.asdict(config)}, dropped)
 
 
 def _check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], drop_unexpected: bool) -> list[str]:
-    """The unexpected names if they may be dropped; every other fault is refused."""
+    """Unexpected names, if they may be dropped. Raises ConversionError for every other fault."""
     found = checkpoint.leaves
     if drop_unexpected:
         found = {name: leaf for name, leaf in found.items() if name in expected}
@@ -145,18 +149,18 @@ def _check(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]], drop_un
 
 
 def _fingerprint(target: Path) -> str | None:
-    """Of the tokenizer beside which a transformer is put; None if there is none yet."""
+    """Fingerprint of the target's tokenizer; None if there is none yet."""
     path = target / f"{Part.TOKENIZER}.safetensors"
     return load_tokenizer(path).fingerprint if path.exists() else None
 
 
 def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], list[str]]:
-    """File name -> plan, the base first; and what to tell about the base."""
+    """Plans by file name, the base first, and notes about the base."""
     name = f"{part}.safetensors"
     if part in (Part.BASE, Part.TOKENIZER):
         return {name: plan}, []
-    shared, own = target / "base.safetensors", f"{part}_base.safetensors"
-    base = plan.only(lambda path: not is_attention_plus(path), kind=f"{part}_base")
+    shared, own = target / "base.safetensors", f"{part}{OWN_BASE}.safetensors"
+    base = plan.only(lambda path: not is_attention_plus(path), kind=part + OWN_BASE)
     if part in STAGES and not shared.exists():
         return {shared.name: _as_base(base), name: plan.only(is_attention_plus, own_base=False)}, []
     if shared.exists() and _has_weights_of(base, shared):
@@ -168,7 +172,7 @@ def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], li
 
 
 def _as_base(plan: Plan) -> Plan:
-    """A stage's base as the model that writes the first frame."""
+    """Plan of `base.safetensors` from a stage's base."""
     config = plan.description["config"]
     layout = base_layout(text_length=config["layout"]["text_length"], grid=config["layout"]["grid"])
     config = config | {"layout": dataclasses.asdict(layout), "temporal": False, "extra_positions": 0, "window": None}
@@ -176,20 +180,20 @@ def _as_base(plan: Plan) -> Plan:
 
 
 def _has_weights_of(plan: Plan, path: Path) -> bool:
-    """True if a file of ours holds the very bits of a plan."""
-    with conversion_errors(f"{path} is damaged; remove it, and its base will be converted again"):
+    """True if one of our files is equal to a plan, bit for bit."""
+    with conversion_errors(f"{path} is damaged; remove it to convert the base again"):
         leaves, _ = read_header(path)
     return leaves == plan.leaves and all(
-        _same_bits(plan.pieces(name), path, name, leaf) for name, leaf in leaves.items()
+        _same_bits(plan.chunks(name), path, name, leaf) for name, leaf in leaves.items()
     )
 
 
-def _same_bits(pieces: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) -> bool:
-    """Compares bytes, so that not-a-numbers are equal to themselves and -0 is not 0."""
+def _same_bits(chunks: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) -> bool:
+    """Compares bytes, so that NaN equals itself and -0 differs from 0."""
     step = max(1, COMPARED // max(1, leaf.nbytes // leaf.shape[0]))
     row = 0
-    for piece in pieces:
-        rows = piece if piece.ndim == len(leaf.shape) else piece[None]
+    for chunk in chunks:
+        rows = chunk if chunk.ndim == len(leaf.shape) else chunk[None]
         for start in range(0, len(rows), step):
             ours = read_leaf(path, name, slice(row + start, row + min(start + step, len(rows))))
             if not np.array_equal(as_bytes(rows[start : start + step]), as_bytes(ours)):
@@ -199,19 +203,19 @@ def _same_bits(pieces: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) 
 
 
 def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
-    """Writes all files aside, then gives them their names, the base first: a part never stands without its base."""
+    """Writes all files aside, then renames them, the base first, so that no part is ever without its base."""
     size = sum(leaf.nbytes for plan in files.values() for leaf in plan.leaves.values())
     check_space(target, size, f"writing to {target}")
     with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
         for name, plan in files.items():
-            pieces = functools.partial(_counted, plan.pieces, bar)
+            chunks = functools.partial(_counted, plan.chunks, bar)
             metadata = {"description": json.dumps(plan.description)}
-            write_stream(scratch / name, plan.leaves, pieces=pieces, metadata=metadata)
+            write_stream(scratch / name, plan.leaves, chunks=chunks, metadata=metadata)
     for name in files:
         (scratch / name).replace(target / name)
 
 
-def _counted(pieces: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
-    for piece in pieces(name):
-        yield piece
-        bar.update(piece.nbytes)
+def _counted(chunks: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
+    for chunk in chunks(name):
+        yield chunk
+        bar.update(chunk.nbytes)

@@ -1,8 +1,8 @@
 """Official names of a CogVideo or CogView2 checkpoint <-> our parameter tree.
 
-Official matrices are [out, in] and one entry a layer; ours are [in, out] with heads as own axes, and layers stacked on
-a leading axis. A rule names our leaf, the official name (with `{i}` for the layer), the official array's shape and how
-its axes are rearranged. A table of rules is all that converting a whole checkpoint needs, in memory or piece by piece.
+Official matrices are [out, in], one for each layer; ours are [in, out] with separate axes for heads, and layers stacked
+on a leading axis. A rule names our leaf, the official name (with `{i}` for the layer), the shape of the official array
+and the rearrangement of its axes. A table of rules suffices to convert a checkpoint, in memory or chunk by chunk.
 """
 
 from collections.abc import Iterator
@@ -15,12 +15,12 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 
-STRIP = 128  # rows that are transposed at a time
+STRIP = 128  # rows transposed at a time
 Table = dict[tuple[str, ...], "Rule"]
 
 
 class Sizes(Protocol):
-    """What rules ask of a configuration; `extra_positions` only where the table has them."""
+    """Fields of a configuration that rules read; `extra_positions` only if the table has them."""
 
     width: int
     heads: int
@@ -33,7 +33,7 @@ class Sizes(Protocol):
 
 
 class Split(StrEnum):
-    """How model parallelism cuts the official array: not at all, by rows, by columns, by rows of q, k and v each."""
+    """Model-parallel split of an official array: none, by rows, by columns, or by rows of q, k and v each."""
 
     NONE = "none"
     ROWS = "rows"
@@ -46,11 +46,11 @@ class Rule(NamedTuple):
 
     Attributes:
       official: name in the released file; `{i}` stands for the layer.
-      kind: how the axes are arranged: "same", "matrix" ([out, in] -> [in, out]), "qkv" (rows q, k, v, each head-major),
+      kind: layout of the axes: "same", "matrix" ([out, in] -> [in, out]), "qkv" (rows q, k, v, each head-major),
         "qkv_bias", "heads_in" (columns head-major).
       dims: the official shape in letters: D width, T three times D, F mlp_width, V vocab_size, P base_positions,
         E extra_positions.
-      split: what each rank of a model-parallel save holds.
+      split: split over the ranks of a model-parallel save.
     """
 
     official: str
@@ -67,7 +67,7 @@ def _norm(path: str, official: str) -> Table:
 
 
 def attention_rules(path: str, qkv: str, dense: str) -> Table:
-    """The four leaves of one attention channel."""
+    """Rules for the four leaves of one attention channel."""
     return {
         (path, "qkv_kernel"): Rule(f"{qkv}.weight", "qkv", "TD", Split.QKV),
         (path, "qkv_bias"): Rule(f"{qkv}.bias", "qkv_bias", "T", Split.QKV),
@@ -100,34 +100,34 @@ ADDED_POSITIONS: Table = {
 
 
 def in_every_layer(table: Table) -> Table:
-    """Leaves of one layer as leaves of the whole tree."""
+    """Rules for all layers from the rules of one."""
     return {("layers", *path): rule for path, rule in table.items()}
 
 
 def base_rules() -> Table:
-    """The inherited transformer, which every kind of checkpoint contains."""
+    """Rules for the inherited transformer, which every kind of checkpoint contains."""
     return _OUTER | in_every_layer(_LAYER)
 
 
 def video_rules() -> Table:
-    """The base and what CogVideo adds to it."""
+    """Rules for the base and CogVideo's additions to it."""
     alpha = Rule("mixins.attention_plus.attn_distribution.{i}", "same", "D")
     temporal = attention_rules("temporal", *ADDED_ATTENTION) | {("temporal_alpha",): alpha}
     return base_rules() | ADDED_POSITIONS | in_every_layer(temporal)
 
 
 def rules(config: TransformerConfig) -> Table:
-    """Our path -> rule, for a base or a video transformer."""
+    """Rules of a base or a video transformer, by our path."""
     return video_rules() if config.temporal else base_rules()
 
 
 def names_of(rule: Rule, layers: int) -> list[str]:
-    """The official names behind one leaf, in order of layers."""
+    """Official names that make one leaf, in order of layers."""
     return [rule.official.format(i=i) for i in range(layers)] if "{i}" in rule.official else [rule.official]
 
 
 def official_shape(rule: Rule, sizes: Sizes) -> tuple[int, ...]:
-    """Shape of each official array behind one leaf."""
+    """Shape of each official array that makes one leaf."""
     letters = {
         "D": lambda: sizes.width,
         "T": lambda: 3 * sizes.width,
@@ -140,12 +140,12 @@ def official_shape(rule: Rule, sizes: Sizes) -> tuple[int, ...]:
 
 
 def official_shapes(sizes: Sizes, table: Table) -> dict[str, tuple[int, ...]]:
-    """Every name of the official file and its shape."""
+    """Names and shapes of the official file."""
     return {name: official_shape(rule, sizes) for rule in table.values() for name in names_of(rule, sizes.layers)}
 
 
 def official_names(config: TransformerConfig) -> set[str]:
-    """Every name of the official file."""
+    """Names of the official file."""
     return set(official_shapes(config, rules(config)))
 
 
@@ -163,13 +163,13 @@ def our_shape(rule: Rule, sizes: Sizes) -> tuple[int, ...]:
 
 
 def from_official(arrays: dict[str, np.ndarray], config: Sizes, *, table: Table | None = None) -> dict:
-    """Official arrays -> our tree of NumPy arrays, all in memory.
+    """Official arrays -> our tree of NumPy arrays, in memory.
 
     Args:
-      table: by default that of the base or video transformer that `config` describes.
+      table: rules; by default those of the base or video transformer that `config` describes.
 
     Raises:
-      UserError: lists the names that are missing or unexpected.
+      UserError: lists missing and unexpected names.
     """
     table = rules(config) if table is None else table
     expected = set(official_shapes(config, table))
@@ -178,7 +178,7 @@ def from_official(arrays: dict[str, np.ndarray], config: Sizes, *, table: Table 
         raise UserError(f"official checkpoint does not fit: missing {missing}, unexpected {unexpected}")
     tree = {}
     for path, rule in table.items():
-        layers = [arrange(arrays[name], rule.kind, config) for name in names_of(rule, config.layers)]
+        layers = [to_our_layout(arrays[name], rule.kind, config) for name in names_of(rule, config.layers)]
         tree[path] = np.stack(layers) if "{i}" in rule.official else layers[0]
     return unflatten_dict(tree)
 
@@ -190,12 +190,12 @@ def to_official(params: dict, config: Sizes, *, table: Table | None = None) -> d
     for path, rule in (rules(config) if table is None else table).items():
         leaf = np.asarray(flat[path])
         for name, layer in zip(names_of(rule, config.layers), _layers(leaf, rule)):
-            arrays[name] = restore(layer, rule.kind, config)
+            arrays[name] = to_official_layout(layer, rule.kind, config)
     return arrays
 
 
-def arrange(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
-    """An official array in our order of axes."""
+def to_our_layout(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
+    """Rearranges an official array to our layout."""
     heads = (sizes.heads, sizes.head_size)
     match kind:
         case "same":
@@ -211,8 +211,8 @@ def arrange(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
     raise UserError(f"unknown arrangement {kind}")
 
 
-def restore(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
-    """The inverse of `arrange`."""
+def to_official_layout(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
+    """The inverse of `to_our_layout`."""
     match kind:
         case "same":
             return x
@@ -228,7 +228,7 @@ def restore(x: np.ndarray, kind: str, sizes: Sizes) -> np.ndarray:
 
 
 def transposed(x: np.ndarray) -> np.ndarray:
-    """x.T as a contiguous array; in strips that stay in the processor's cache, four times as fast as NumPy's copy."""
+    """x.T as a contiguous array, copied in strips that fit the processor's cache, four times as fast as NumPy."""
     out = np.empty(x.shape[::-1], x.dtype)
     for start in range(0, len(x), STRIP):
         out[:, start : start + STRIP] = x[start : start + STRIP].T

@@ -1,20 +1,18 @@
 """Names of the released image tokenizer (`ice_image.pt`, key `module`) and their places in our tree.
 
-`name_table(config)` is the whole map: released name -> path in {"networks": ..., "codebook": ...}, and the
-axes that turn the released array into ours (a convolution is stored output-input-row-column and becomes
-row-column-input-output).
+`name_table(config)` maps each released name to its path in {"networks": ..., "codebook": ...} and to the transposition
+of its axes: a released convolution is (output, input, row, column), ours is (row, column, input, output).
 """
 
 from typing import NamedTuple
 
 import flax.traverse_util
-import jax
 import numpy as np
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
-from cogvideo_jax.models.cogvideo.vq.networks import init_networks
+from cogvideo_jax.models.cogvideo.vq.tokenizer import expected_shapes
 from cogvideo_jax.notation import PyTree
 
 CONVOLUTION = (2, 3, 1, 0)
@@ -30,7 +28,7 @@ CODEBOOK = {"embed.weight": "vectors", "cluster_size": "cluster_size", "embed_av
 
 
 class Place(NamedTuple):
-    """Where a released array goes: path in our tree, shape there, transposition (None: as it is)."""
+    """Place of a released array: path in our tree, shape there, transposition (None: unchanged)."""
 
     path: tuple[str, ...]
     shape: tuple[int, ...]
@@ -38,18 +36,15 @@ class Place(NamedTuple):
 
 
 def name_table(config: VQConfig) -> dict[str, Place]:
-    """Every array of a tokenizer with these sizes: released name -> place."""
-    layers = _layer_names(config)
-    tree = jax.eval_shape(lambda: init_networks(config, jax.random.key(0)))
-    table = {}
-    for path, leaf in flax.traverse_util.flatten_dict(tree).items():
-        kind = "bias" if path[-1] == "bias" else "weight"
-        axes = CONVOLUTION if path[-1] == "kernel" else None
-        table[f"{layers[path[:-1]]}.{kind}"] = Place(("networks", *path), leaf.shape, axes)
-    table_shape = (config.codebook_size, config.code_width)
-    shapes = {"vectors": table_shape, "cluster_size": table_shape[:1], "embed_avg": table_shape}
+    """Places of all arrays of a tokenizer, by released name."""
+    layers, shapes, table = _layer_names(config), expected_shapes(config), {}
+    for path, shape in ((tuple(name.split("/")), shape) for name, shape in shapes.items()):
+        if path[0] == "networks":
+            kind = "bias" if path[-1] == "bias" else "weight"
+            axes = CONVOLUTION if path[-1] == "kernel" else None
+            table[f"{layers[path[1:-1]]}.{kind}"] = Place(path, shape, axes)
     for name, field in CODEBOOK.items():
-        table[f"quantize.{name}"] = Place(("codebook", field), shapes[field], None)
+        table[f"quantize.{name}"] = Place(("codebook", field), shapes[f"codebook/{field}"], None)
     return table
 
 
@@ -58,13 +53,13 @@ def official_shape(place: Place) -> tuple[int, ...]:
     return place.shape if place.axes is None else tuple(place.shape[axis] for axis in np.argsort(place.axes))
 
 
-def arrange(array: np.ndarray, place: Place) -> np.ndarray:
-    """A released array with our order of axes."""
+def to_our_layout(array: np.ndarray, place: Place) -> np.ndarray:
+    """Rearranges a released array to our layout."""
     return array if place.axes is None else array.transpose(place.axes)
 
 
-def restore(array: np.ndarray, place: Place) -> np.ndarray:
-    """The inverse of `arrange`."""
+def to_official_layout(array: np.ndarray, place: Place) -> np.ndarray:
+    """The inverse of `to_our_layout`."""
     return array if place.axes is None else array.transpose(np.argsort(place.axes))
 
 
@@ -83,7 +78,10 @@ def from_official(arrays: dict[str, np.ndarray], config: VQConfig) -> dict:
             faults.append(f"misshapen {name}: {shape}, expected {expected}")
     if faults:
         raise UserError("image tokenizer does not fit its config: " + "; ".join(faults))
-    flat = {place.path: np.ascontiguousarray(arrange(np.asarray(arrays[name]), place)) for name, place in table.items()}
+    flat = {
+        place.path: np.ascontiguousarray(to_our_layout(np.asarray(arrays[name]), place))
+        for name, place in table.items()
+    }
     tree = flax.traverse_util.unflatten_dict(flat)
     return {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
 
@@ -93,17 +91,20 @@ def to_official(params: dict, config: VQConfig) -> dict[str, np.ndarray]:
     codebook: PyTree = {field: getattr(params["codebook"], field) for field in CODEBOOK.values()}
     flat = flax.traverse_util.flatten_dict({"networks": params["networks"], "codebook": codebook})
     table = name_table(config)
-    return {name: np.ascontiguousarray(restore(np.asarray(flat[place.path]), place)) for name, place in table.items()}
+    return {
+        name: np.ascontiguousarray(to_official_layout(np.asarray(flat[place.path]), place))
+        for name, place in table.items()
+    }
 
 
 def _layer_names(config: VQConfig) -> dict[tuple[str, ...], str]:
-    """Our layer -> released layer; shortcuts and attention are listed wherever they could be."""
+    """Our layer -> released layer; shortcuts and attention are listed in all possible places."""
     layers = {("project",): "quantize.proj"}
     layers |= _half_names(("encoder",), "enc", len(config.encoder_multipliers), config.encoder_res_blocks, "down")
     for index, rate in enumerate(config.rates[1:]):
         layers[(f"down_sampler_{rate}", "conv")] = f"down_samplers.{index}.conv_down_sampler.conv"
     for index, rate in enumerate(config.rates):
-        theirs = f"decs.{len(config.rates) - 1 - index}"  # the released list begins with the lowest resolution
+        theirs = f"decs.{len(config.rates) - 1 - index}"  # the released list starts with the lowest resolution
         levels = len(config.decoder_multipliers[index])
         layers |= _half_names((f"decoder_{rate}",), theirs, levels, config.decoder_res_blocks, "up")
     return layers

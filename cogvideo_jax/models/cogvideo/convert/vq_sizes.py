@@ -1,7 +1,7 @@
-"""Sizes of a released image tokenizer, read off its names and shapes; the file itself does not tell them.
+"""Sizes of a released image tokenizer, read off its names and shapes, because the file does not state them.
 
-In: official name -> shape. Out: VQConfig. What shapes cannot tell (groups of the norms, mean and deviation of the
-pixels) is the release's.
+In: official name -> shape. Out: VQConfig. Settings that shapes do not show (groups of the norms, mean and deviation of
+the pixels) are the release's.
 """
 
 import dataclasses
@@ -11,11 +11,11 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.config import OFFICIAL, VQConfig
 
 Shapes = dict[str, tuple[int, ...]]
-MOST = 16  # levels, blocks or decoders that a sane file can have
+MOST = 16  # largest plausible number of levels, blocks or decoders
 
 
 def vq_sizes(shapes: Shapes) -> VQConfig:
-    """The configuration. Raises KeyError, IndexError or ValueError if the names are not those of a tokenizer."""
+    """Configuration of a tokenizer. Raises KeyError, IndexError or ValueError if the names are not those of one."""
     channels, levels = shapes["enc.conv_in.weight"][0], _count(shapes, "enc.down")
     decoders = [f"decs.{index}" for index in reversed(range(_count(shapes, "decs")))]  # lowest rate first
     highest = [shapes[f"{decoder}.conv_out.weight"][1] for decoder in decoders]
@@ -43,7 +43,7 @@ def vq_sizes(shapes: Shapes) -> VQConfig:
 
 
 def _count(shapes: Shapes, prefix: str) -> int:
-    """How many of prefix.0, prefix.1, prefix.2, ... there are."""
+    """Number of names prefix.0, prefix.1, prefix.2, ... without a gap."""
     numbers = {name[len(prefix) + 1 :].split(".")[0] for name in shapes if name.startswith(prefix + ".")}
     count = next(n for n in itertools.count() if str(n) not in numbers)
     if not 0 < count <= MOST:
@@ -52,6 +52,6 @@ def _count(shapes: Shapes, prefix: str) -> int:
 
 
 def _multipliers(shapes: Shapes, prefix: str, levels: int, channels: int) -> tuple[int, ...]:
-    """Width of each level in units of the first; decoders name their levels from the highest resolution, too."""
+    """Width of each level in units of the first; decoders also number their levels from the highest resolution."""
     widths = [shapes[f"{prefix}.{level}.block.0.conv2.weight"][0] for level in range(levels)]
     return tuple(width // channels for width in widths)

@@ -1,10 +1,10 @@
-"""The jitted heart of sampling: read what is given once, then write frames token by token.
+"""Jitted sampling loop: reads the given text and frames once, then writes frames token by token.
 
-`begin` fills a cache, `write_frames` writes slots with a scan over their tokens and updates the cache in place. Both
-have static shapes: a stage compiles them once, whatever the prompt; with a growing cache `write_frames` once a frame.
+`begin` fills a cache; `write_frames` writes slots with a scan over their tokens and updates the cache in place. Both
+have static shapes, so a stage compiles them once for all prompts; with a growing cache, `write_frames` once per frame.
 
-Frames are written one after another, or side by side where windows allow it (paper section 3.3): a token looks at the
-frames before it in its own window only, so a frame can follow the one before at a fixed lag, one behind another:
+Frames are written sequentially, or in parallel where windows allow it (paper section 3.3): a token looks at earlier
+frames in its own window only, so a frame can follow the one before at a fixed lag, a wavefront:
 
     frame 0  1 2 3 4 5 6 7 8 9 . . . .
     frame 1  . . 1 2 3 4 5 6 7 8 9 . .      each column is one step
@@ -14,6 +14,7 @@ frames before it in its own window only, so a frame can follow the one before at
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,21 +33,21 @@ from cogvideo_jax.runtime.mesh import constrain
 
 @dataclasses.dataclass(frozen=True)
 class DecodeSettings:
-    """What is fixed while a stage writes.
+    """Settings of a stage's sampling loop.
 
     Attributes:
-      strategy: how tokens are drawn.
+      strategy: sampling strategy of tokens.
       clusters: number of clusters in `labels`.
-      guidance: scale of classifier-free guidance; None runs without (half the rows).
-      text_log_weight: added to scores towards text.
-      limited: the spatial cache keeps the frames in progress only.
-      parallel_frames: frames written in one wavefront; they must divide those that the layout still needs.
-        The tokens are those of sequential decoding.
-      int8_cache: keys and values are kept as int8: fewer bytes to read, and not the same tokens.
-      growing_cache: across frames there is room for the frames that exist only, and a step reads no others. Each
-        number of frames is a program of its own, so it is for long work.
+      guidance: scale of classifier-free guidance; None for none, which halves the rows.
+      text_log_weight: added to text scores.
+      limited: keep only the frames in progress in the spatial cache.
+      parallel_frames: frames written in one wavefront; must divide the number of frames to write. The tokens are the
+        same as in sequential decoding.
+      int8_cache: store keys and values as int8, which reads fewer bytes and changes the tokens.
+      growing_cache: make room in the temporal cache for existing frames only, so that a step reads no others. Each
+        number of frames is a separate program, so this pays in long work.
       compat: see Compat.
-      last_token: strategy of a frame's last token where it differs (release, first frame).
+      last_token: strategy of a frame's last token, if different (release, first frame).
     """
 
     strategy: Strategy
@@ -71,10 +72,10 @@ def begin(
     model: Transformer,
     settings: DecodeSettings,
 ) -> Cache:
-    """Cache after text and given frames.
+    """Cache after the text and the given frames.
 
     Args:
-      text: R = B rows, or with guidance 2B rows: the prompts, then the guidance texts.
+      text: R = B rows, or 2B rows with guidance: the prompts, then the guidance texts.
       given: complete frames in slot order; g may be 0.
     """
     inputs = _for_rows(shift_right(given, boi=model.config.boi), settings)
@@ -105,10 +106,10 @@ def write_frames(
     model: Transformer,
     settings: DecodeSettings,
 ) -> tuple[Cache, Int[Array, "B P N"]]:
-    """Writes the frames of `parallel_frames` slots, from `slot` on.
+    """Writes the frames of `parallel_frames` slots, starting at `slot`.
 
     Args:
-      rngs: one key a row; the token at a position depends on its row's key and the position only.
+      rngs: one key per row; a token's randomness depends on its row's key and its position only.
       labels: cluster of every image code.
     """
     config, numbers, rows = model.config, jnp.arange(settings.parallel_frames), rngs.shape[0]
@@ -118,7 +119,7 @@ def write_frames(
 
     def one_step(carry, step):
         cache, inputs = carry
-        # A frame that has not begun, or is done, does its first or its last token again: same numbers, same place.
+        # A frame that has not started, or is done, repeats its first or last token: same numbers, same place.
         offset = jnp.clip(step - behind, 0, frame_tokens - 1)
         index = (slot + numbers) * frame_tokens + offset
         tokens = inputs[:, numbers, offset]
@@ -142,10 +143,10 @@ def step_logits(
     model: Transformer,
     settings: DecodeSettings,
 ) -> tuple[Cache, Float[Array, "B P C"]]:
-    """One cached step: input tokens at `index` -> logits over image codes, guided where asked.
+    """Runs one cached step: input tokens at `index` -> logits over image codes, with guidance if set.
 
     Args:
-      head: of the parameters, taken out before the loop, which would copy these rows at every step.
+      head: output head, sliced before the loop, which would otherwise copy its rows at every step.
     """
     weight = settings.text_log_weight
     if settings.guidance is not None and settings.compat == Compat.RELEASE:
@@ -167,9 +168,9 @@ def write_slots(
     *,
     model: Transformer,
     settings: DecodeSettings,
-    on_frame=lambda: None,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[np.ndarray, "B T N"]:
-    """All slots of the layout: those given, then those written. `on_frame` is called as each frame is written."""
+    """Writes the remaining slots of the layout and returns all of them. Calls `on_call` after each writing program."""
     cache = begin(params, text, text_mask, given, model=model, settings=settings)
     slots, parallel_frames = [np.asarray(given)], settings.parallel_frames
     for slot in range(given.shape[1], model.config.layout.frames, parallel_frames):
@@ -177,8 +178,7 @@ def write_slots(
             cache = grown(cache, slot + parallel_frames, model.config)
         cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(np.asarray(frames))
-        for _ in range(parallel_frames):
-            on_frame()
+        on_call()
     return np.concatenate(slots, axis=1)
 
 
@@ -193,9 +193,7 @@ def lower_slots(
     model: Transformer,
     settings: DecodeSettings,
 ) -> list[jax.stages.Lowered]:
-    """The programs that `write_slots` calls, of arguments of which shapes are enough: `begin`, then `write_frames` for
-    every number of frames that the cache has room for.
-    """
+    """Lowered programs of `write_slots`, from abstract arguments: `begin`, then `write_frames` for each cache size."""
     static, config = dict(model=model, settings=settings), model.config
     start = begin.lower(params, text, text_mask, given, **static)
     cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)
@@ -208,12 +206,12 @@ def lower_slots(
 
 
 def room(config: TransformerConfig, settings: DecodeSettings, slot: int) -> int:
-    """Slots for which the cache has room across frames while those from `slot` on are written."""
+    """Slots in the temporal cache while the frames starting at `slot` are written."""
     return slot + settings.parallel_frames if settings.growing_cache else config.layout.frames
 
 
 def _replaced(change: Callable[[Kept], Kept], kept: Kept) -> Kept:
-    """At once, so that no more than one layer is there twice."""
+    """Waits for each change, so that at most one layer is in memory twice."""
     changed = change(kept)
     for leaf in jax.tree.leaves(kept):
         leaf.delete()
@@ -221,30 +219,32 @@ def _replaced(change: Callable[[Kept], Kept], kept: Kept) -> Kept:
 
 
 def grown(cache: Cache, slots: int, config: TransformerConfig, call: Callable = _replaced) -> Cache:
-    """With room for more slots across frames; `cache` is used up. `call` applies a function to what a layer keeps."""
+    """Enlarges the temporal cache to `slots` and consumes `cache`. `call` applies a function to a layer's cache."""
     grow = functools.partial(with_room, slots=slots, config=config, length=cache.text_mask.shape[1])
     layers = (layer.replace(temporal=layer.temporal and call(grow, layer.temporal)) for layer in cache.layers)
     return cache.replace(layers=tuple(layers))
 
 
 def lag(config: TransformerConfig, parallel_frames: int) -> int:
-    """Steps by which each parallel frame follows the one before."""
+    """Steps by which each parallel frame follows the one before it."""
     return 0 if parallel_frames == 1 else smallest_lag(config.layout.grid, config.window)
 
 
 def default_parallel_frames(config: TransformerConfig) -> int:
-    """As many as possible where a step takes the time of reading the weights; one on a CPU, where products take it."""
+    """Frames decoded in parallel by default: as many as the windows allow on accelerators, which are bound by weight
+    bandwidth; one on CPU, which is bound by arithmetic.
+    """
     return 1 if jax.default_backend() == "cpu" else most_parallel_frames(config)
 
 
 def most_parallel_frames(config: TransformerConfig) -> int:
-    """Frames that can be written side by side: all that a stage writes where it has windows, else one."""
+    """Largest number of parallel frames: all that a stage writes if it has windows, else one."""
     layout = config.layout
     return 1 if config.window is None else layout.frames - layout.first_loss_slot
 
 
 def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int[Array, "B P"]:
-    """A token of every row and parallel frame."""
+    """Draws a token for every row and parallel frame."""
     keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))(rngs, index)
     flat = keys.reshape(-1), constrain(logits.reshape(-1, logits.shape[-1]), "batch", None)
     drawn = sample(*flat, settings.strategy, labels, settings.clusters).reshape(keys.shape)
@@ -255,10 +255,10 @@ def _draw(rngs, logits, index, is_last, labels, settings: DecodeSettings) -> Int
 
 
 def _for_rows(x: Array, settings: DecodeSettings) -> Array:
-    """Every row twice, one after the other, when guidance needs a second one."""
+    """Repeats every row, each beside its copy, if there is guidance."""
     return x if settings.guidance is None else jnp.repeat(x, 2, axis=0)
 
 
 def _in_pairs(x: Array, settings: DecodeSettings) -> Array:
-    """Two halves of rows -> each row of the first half before its own of the second, on the same device."""
+    """Interleaves the two halves of rows, so that each pair is on one device."""
     return x if settings.guidance is None else jnp.stack(jnp.split(x, 2), axis=1).reshape(x.shape)

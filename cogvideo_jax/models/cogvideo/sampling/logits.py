@@ -1,35 +1,42 @@
-"""From logits to one token: guidance, and cluster sampling ("CogLM strategy" of the 2022 code).
+"""Guidance and cluster sampling of one token from logits ("CogLM strategy" of the 2022 code).
 
-A cluster is a set of similar image codes. First a cluster is drawn among the most likely ones, at one temperature, then
-a code inside it, at that temperature times another. Models without cluster labels use one cluster a code.
+A cluster is a set of similar image codes. A cluster is drawn among the most likely ones at one temperature, then a code
+inside it at that temperature times another. Models without cluster labels use one cluster per code.
 """
 
 import dataclasses
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Float, Int, Key
+from cogvideo_jax.runtime.schemas import STRICT, Size
 
-MOST_PASSES = 16  # the most clusters that the release keeps
-FORBIDDEN = -65_504.0  # the lowest float16, as in the 2022 code
+Temperature = Annotated[float, Field(gt=0, le=1000)]
+
+MOST_PASSES = 16  # largest number of clusters that the release keeps
+FORBIDDEN = -65_504.0  # masked logits, the lowest float16, as in the 2022 code
 
 
 @dataclasses.dataclass(frozen=True)
 class Strategy:
-    """How a token is drawn.
+    """Sampling strategy of a token.
 
     Attributes:
-      temperature: of the clusters.
-      top_clusters: how many of the most likely clusters are kept.
+      temperature: temperature of the clusters.
+      top_clusters: number of most likely clusters to keep.
       token_temperature: further factor for the codes inside the chosen cluster.
-      greedy: the most likely cluster and its most likely code instead of random ones.
+      greedy: take the most likely cluster and its most likely code.
     """
 
-    temperature: float
-    top_clusters: int
-    token_temperature: float = 0.89
+    __pydantic_config__ = STRICT
+
+    temperature: Temperature
+    top_clusters: Size
+    token_temperature: Temperature = 0.89
     greedy: bool = False
 
     def __post_init__(self):
@@ -42,7 +49,7 @@ VIDEO = Strategy(temperature=1.05, top_clusters=12)
 
 
 def guide(logits: Float[Array, "2B ..."], scale: float) -> Float[Array, "B ..."]:
-    """Classifier-free guidance; of two rows the first has the prompt, the second the guidance text."""
+    """Classifier-free guidance; the first row of each pair has the prompt, the second the guidance text."""
     conditional, unconditional = logits[::2], logits[1::2]
     return unconditional + scale * (conditional - unconditional)
 
@@ -54,7 +61,7 @@ def sample(
     labels: Int[Array, "C"],
     clusters: int,
 ) -> Int[Array, "B"]:
-    """Draws one code a row; a row's draw depends on its own key and logits only.
+    """Draws one code per row; a row's draw depends on its own key and logits only.
 
     Args:
       labels: cluster of every code, 0..clusters-1.
@@ -69,15 +76,15 @@ def sample(
 def cluster_logits(
     scaled: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
 ) -> Float[Array, "B clusters"]:
-    """Log probability of every cluster, those outside the top forbidden; not normalised again."""
+    """Log probability of every cluster, masked outside the top ones and not renormalised."""
     probabilities = jax.nn.softmax(scaled, axis=-1)
     totals = jax.ops.segment_sum(probabilities.T, labels, num_segments=clusters).T
     lowest_kept = kth_largest(totals, min(strategy.top_clusters, clusters))[:, None]
-    return jnp.where(totals >= lowest_kept, jnp.log(totals), FORBIDDEN)  # ties at the border all survive
+    return jnp.where(totals >= lowest_kept, jnp.log(totals), FORBIDDEN)  # ties with the smallest survive
 
 
 def kth_largest(x: Float[Array, "B n"], k: int) -> Float[Array, "B"]:
-    """Of every row; equal numbers count as often as they occur. Few passes, where top_k on a CPU sorts."""
+    """k-th largest number of each row, counting duplicates. Takes a few passes, while `top_k` on a CPU sorts."""
     if k > MOST_PASSES:
         return jax.lax.top_k(x, k)[0][:, -1]
     found = x.max(axis=-1)
@@ -90,19 +97,19 @@ def kth_largest(x: Float[Array, "B n"], k: int) -> Float[Array, "B"]:
 def sample_top_k(
     rngs: Key[Array, "B"], logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: int, greedy: bool
 ) -> Int[Array, "B"]:
-    """Draws one of each row's `top_k` most likely codes; the logits come divided by the temperature.
+    """Draws one of each row's `top_k` most likely codes, from logits divided by the temperature.
 
     Args:
-      top_k: a number that may be traced, so that rounds with different numbers are one compiled body.
-      most: the largest `top_k` there is.
-      greedy: the most likely code instead.
+      top_k: may be traced, so that rounds with different numbers share one compiled body.
+      most: upper limit of `top_k`.
+      greedy: take the most likely code.
     """
     kept = top_k_logits(logits.astype(jnp.float32), top_k=top_k, most=most)
     return _draw(rngs, kept, greedy=greedy)
 
 
 def top_k_logits(logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: int) -> Float[Array, "B C"]:
-    """All but the `top_k` highest of each row forbidden; ties at the border all survive."""
+    """Masks all but the `top_k` largest logits of each row; ties with the smallest kept logit survive."""
     highest = jax.lax.top_k(logits, min(most, logits.shape[1]))[0]
     lowest_kept = jnp.take(highest, jnp.minimum(top_k, highest.shape[1]) - 1, axis=1)
     return jnp.where(logits >= lowest_kept[:, None], logits, FORBIDDEN)
@@ -111,7 +118,7 @@ def top_k_logits(logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: in
 def token_probabilities(
     logits: Float[Array, "B C"], strategy: Strategy, labels: Int[Array, "C"], clusters: int
 ) -> Float[Array, "B C"]:
-    """The exact law that `sample` draws from."""
+    """Exact probabilities of `sample`."""
     scaled = logits.astype(jnp.float32) / strategy.temperature
     cluster = jax.nn.softmax(cluster_logits(scaled, strategy, labels, clusters), axis=-1)
     inside = jnp.exp(scaled / strategy.token_temperature - (scaled / strategy.token_temperature).max(1, keepdims=True))
@@ -120,13 +127,13 @@ def token_probabilities(
 
 
 def _draw(keys: Key[Array, "B"], logits: Float[Array, "B n"], *, greedy: bool) -> Int[Array, "B"]:
-    """One of each row with the probabilities that its logits stand for; or the most likely."""
+    """Draws one index per row from the softmax of its logits, or takes the most likely."""
     if not greedy:
         logits += jax.vmap(lambda key: jax.random.gumbel(key, logits.shape[1:]))(keys)
     return first_of_largest(logits)
 
 
 def first_of_largest(x: Float[Array, "B n"]) -> Int[Array, "B"]:
-    """`argmax` of every row, in two passes: with the one of `jnp.argmax` a draw took twice as long on a CPU."""
+    """`argmax` of every row in two passes; with `jnp.argmax` a draw took twice as long on a CPU."""
     last = x.shape[-1] - 1
     return jnp.where(x == x.max(axis=-1, keepdims=True), jnp.arange(last + 1), last).min(axis=-1)

@@ -1,4 +1,4 @@
-"""Sizes of a super-resolution model as plain data, and the presets of the 2022 release."""
+"""Sizes of a super-resolution model, and the presets of the 2022 release and of the demo."""
 
 import dataclasses
 from typing import Annotated
@@ -11,13 +11,13 @@ from cogvideo_jax.runtime.schemas import STRICT, Dropout, Few, Index, Size, chec
 
 @dataclasses.dataclass(frozen=True)
 class CoarseGrid:
-    """The picture that is enlarged, as the direct model reads it.
+    """Coarse picture that the direct model reads.
 
     Attributes:
       grid: side of its token grid.
-      first_position: row of the inherited position table for its first token. The release reads rows 513..912
-        here, but 512..911 in the video model; its weights are trained that way.
-      kernel: rows and columns of it that a fine token looks at.
+      first_position: row of the inherited position table for its first token. The release reads rows 513..912 here, but
+        512..911 in the video model; its weights were trained that way.
+      kernel: rows and columns of coarse tokens that a fine token looks at.
     """
 
     __pydantic_config__ = STRICT
@@ -29,14 +29,14 @@ class CoarseGrid:
 
 @dataclasses.dataclass(frozen=True)
 class SuperResolutionConfig:
-    """Every dimension of a direct or an iterative model.
+    """Dimensions of a direct or an iterative model.
 
     Attributes:
       text_length: S, text tokens (left-padded).
-      coarse: the picture to enlarge; None in the iterative model, which sees fine tokens only.
+      coarse: coarse picture; None in the iterative model, which reads fine tokens only.
       fine_grid: h = w, side of the fine token grid.
-      fine_kernel: rows and columns of the fine grid that a fine token looks at, itself in the middle.
-      vocab_size: V.  image_codes: C.  boi: input id of a fine token that is not known yet.
+      fine_kernel: rows and columns of fine tokens that a fine token looks at, itself in the middle.
+      vocab_size: V.  image_codes: C.  boi: input id of an unknown fine token.
       width: D.  heads: A.  layers: G.  mlp_width: F.
       base_positions: rows of the inherited position table (text and coarse tokens); fine tokens have their own.
       dropout: rate on embeddings, attention probabilities and MLP output while training.
@@ -73,7 +73,7 @@ class SuperResolutionConfig:
         if self.fine_grid % coarse.grid:
             raise UserError(f"fine grid {self.fine_grid} is not a multiple of coarse grid {coarse.grid}")
         if coarse.first_position < self.text_length:
-            raise UserError(f"the coarse grid's first position {coarse.first_position} lies inside the text")
+            raise UserError(f"the coarse grid's first position {coarse.first_position} is inside the text")
         if self.base_positions < coarse.first_position + coarse.grid**2:
             raise UserError(f"base_positions {self.base_positions} end inside the coarse grid")
 
@@ -84,17 +84,17 @@ class SuperResolutionConfig:
 
     @property
     def fine_tokens(self) -> int:
-        """N of the fine grid."""
+        """N, number of fine tokens."""
         return self.fine_grid**2
 
     @property
     def extra_positions(self) -> int:
-        """Rows of the added position table, one a fine token."""
+        """Rows of the added position table, one per fine token."""
         return self.fine_tokens
 
     @property
     def length(self) -> int:
-        """L: text, coarse tokens where there are any, fine tokens."""
+        """L, number of text, coarse (if any) and fine tokens."""
         return self.text_length + (self.coarse.grid**2 if self.coarse else 0) + self.fine_tokens
 
 
@@ -104,7 +104,7 @@ def from_dict(values: dict) -> SuperResolutionConfig:
 
 
 def _released(**sizes) -> SuperResolutionConfig:
-    """48 layers of width 3072 over icetk's 150,010 rows, 60 x 60 fine tokens, 9 rows x 5 columns."""
+    """Preset of the release: 48 layers of width 3072 over icetk's 150,010 rows, 60 x 60 tokens, kernel 9 x 5."""
     return SuperResolutionConfig(
         **sizes,
         fine_grid=60,
@@ -122,17 +122,17 @@ def _released(**sizes) -> SuperResolutionConfig:
 
 
 def cogview2_direct() -> SuperResolutionConfig:
-    """20 x 20 -> 60 x 60 at once."""
+    """Direct model of the release, 20 x 20 -> 60 x 60 tokens in one pass."""
     return _released(text_length=96, coarse=CoarseGrid(grid=20, first_position=513, kernel=(5, 5)))
 
 
 def cogview2_iterative() -> SuperResolutionConfig:
-    """Repairs 60 x 60 tokens in rounds."""
+    """Iterative model of the release, which refines 60 x 60 tokens in rounds."""
     return _released(text_length=16, coarse=None)
 
 
 def _demo(coarse: CoarseGrid | None, fine_kernel: tuple[int, int]) -> SuperResolutionConfig:
-    """Beside the demo's base: 192 x 192 pixels as 24 x 24 tokens."""
+    """Preset for the demo's base: 192 x 192 pixels as 24 x 24 tokens."""
     return SuperResolutionConfig(
         text_length=24,
         coarse=coarse,
@@ -151,10 +151,12 @@ def _demo(coarse: CoarseGrid | None, fine_kernel: tuple[int, int]) -> SuperResol
 
 
 def demo_direct() -> SuperResolutionConfig:
-    """8 x 8 -> 24 x 24 at once. Kernels are small: all fine tokens are masked, and an object is a few coarse ones."""
+    """Direct model of the demo, 8 x 8 -> 24 x 24 tokens in one pass. Kernels are small, because all fine tokens are
+    masked and an object covers only a few coarse ones.
+    """
     return _demo(CoarseGrid(grid=8, first_position=24, kernel=(3, 3)), (3, 3))
 
 
 def demo_iterative() -> SuperResolutionConfig:
-    """Repairs 24 x 24 tokens in rounds."""
+    """Iterative model of the demo, which refines 24 x 24 tokens in rounds."""
     return _demo(None, (9, 5))

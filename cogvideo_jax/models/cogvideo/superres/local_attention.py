@@ -1,8 +1,8 @@
 """Local attention in two dimensions: a fine token looks at a few rows and columns around it, on one grid or two.
 
-One formula for every device, in place of the release's CUDA kernel: the grid of keys is shifted by each offset of the
-kernel in turn and multiplied with all queries at once. Nothing larger than one shifted grid is made, and the scores
-are [.., offsets]: memory grows with the number of tokens, not with its square.
+This replaces the release's CUDA kernel on every device: the grid of keys is shifted by each offset of the kernel in
+turn and multiplied with all queries at once. The largest arrays are one shifted grid and the scores [.., offsets], so
+memory grows with the number of tokens, not with its square.
 """
 
 from typing import NamedTuple
@@ -17,10 +17,10 @@ from cogvideo_jax.notation import Array, Bool, Float, Int
 
 
 class Neighbourhood(NamedTuple):
-    """A grid of keys and how much of it a query sees.
+    """A grid of keys and the kernel in which a query sees it.
 
-    The grid is the queries' own, or a coarser one whose side divides theirs by f; then query (y, x) looks around the
-    cell (y // f, x // f).
+    The grid is the queries' own, or one that is coarser by a factor f; query (y, x) then looks around the cell
+    (y // f, x // f).
     """
 
     keys: KeysValues  # [B, h, w, A, K]
@@ -35,13 +35,14 @@ def attend_locally(
     text_mask: Bool[Array, "B S"] | None = None,
     dropout: nn.Dropout | None = None,
 ) -> Float[Array, "B H W A K"]:
-    """Joint softmax over text keys, where given, and the neighbourhoods in their order. Softmax and sums in float32.
+    """Joint softmax over text keys, if given, and the neighbourhoods in order. Softmax and sums are float32.
 
     Args:
-      query: on the fine grid.
-      sources: e.g. (coarse, fine) in the direct model. Outside the picture the score is MASKED and the value 0.
+      query: queries on the fine grid.
+      sources: neighbourhoods, e.g. (coarse, fine) in the direct model. Outside the picture scores are MASKED and
+        values are 0.
       text: keys and values [B S A K] that every query sees.
-      text_mask: False on padding; goes with `text`.
+      text_mask: False on padding of `text`.
       dropout: applied to the probabilities.
     """
     query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
@@ -63,9 +64,9 @@ def attend_locally(
 
 
 def inside(grid: tuple[int, int], kernel: tuple[int, int], factor: int) -> Bool[np.ndarray, "H W M"]:
-    """Whether the cell at each of the M offsets (rows first) of a query lies inside the grid of keys.
+    """Mask of the M offsets (row-major) of each query that are inside the grid of keys.
 
-    A 3 x 3 kernel on a grid of 3 x 3 with factor 1; the offsets of three queries as the square they form:
+    A 3 x 3 kernel on a grid of 3 x 3 with factor 1; the offsets of three queries, drawn as squares:
 
         query (0, 0)  0 0 0      query (1, 1)  1 1 1      query (2, 1)  1 1 1
                       0 1 1                    1 1 1                    1 1 1
@@ -73,7 +74,7 @@ def inside(grid: tuple[int, int], kernel: tuple[int, int], factor: int) -> Bool[
 
     Args:
       grid: rows and columns of the keys' grid.
-      factor: f, queries a cell along each axis.
+      factor: f, queries per cell along each axis.
     """
     lines = []
     for cells, size in zip(grid, kernel):
@@ -89,7 +90,7 @@ def _scores(query: Float[Array, "B H W A K"], source: Neighbourhood) -> Float[Ar
     factor = query.shape[1] // keys.shape[1]
     blocked, padded = _by_cell(query, keys.shape), _padded(keys, source.kernel)
 
-    @jax.checkpoint  # or every shifted grid would be kept for the backward pass
+    @jax.checkpoint  # otherwise every shifted grid is kept for the backward pass
     def at_offset(corner):
         shifted = _shifted(padded, corner, keys.shape)
         return jnp.einsum("bhiwjak,bhwak->bhiwja", blocked, shifted, preferred_element_type=jnp.float32)
@@ -119,22 +120,22 @@ def _weighted_values(weights: Float[Array, "B H W A M"], source: Neighbourhood) 
 
 
 def _by_cell(x: Float[Array, "B H W A n"], keys: tuple[int, ...]) -> Float[Array, "B h f w f A n"]:
-    """Queries ordered by the cell that they stand on."""
+    """Groups queries by their cell of the key grid."""
     batch, rows, columns = keys[:3]
     return x.reshape(batch, rows, x.shape[1] // rows, columns, x.shape[2] // columns, *x.shape[3:])
 
 
 def _padded(x: Float[Array, "B h w A K"], kernel: tuple[int, int]) -> Array:
-    """Zeros around the grid, half a kernel wide."""
+    """Pads the grid with half a kernel of zeros."""
     rows, columns = kernel[0] // 2, kernel[1] // 2
     return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0), (0, 0)))
 
 
 def _corners(kernel: tuple[int, int]) -> Int[np.ndarray, "M 2"]:
-    """Where the shifted grid of each offset begins in the padded one, rows first."""
+    """First row and column of each offset's shifted grid in the padded one, in row-major order."""
     return np.stack(np.meshgrid(*map(np.arange, kernel), indexing="ij"), axis=-1).reshape(-1, 2)
 
 
 def _shifted(padded: Array, corner: Int[Array, "2"], shape: tuple[int, ...]) -> Float[Array, "B h w A K"]:
-    """The grid of keys as seen from one offset."""
+    """Grid of keys shifted by one offset."""
     return jax.lax.dynamic_slice(padded, (0, corner[0], corner[1], 0, 0), shape)

@@ -1,14 +1,14 @@
-"""The two models of CogView2's super-resolution; all layers are the base's sandwich with another attention.
+"""Direct and iterative super-resolution models of CogView2, whose layers are the base's with another attention.
 
 | model     | sequence                | a fine token looks at                        | added to the base            |
 |-----------|-------------------------|----------------------------------------------|------------------------------|
 | direct    | [text | coarse | fine]  | 5 x 5 coarse and 9 x 5 fine tokens around it | local channel, positions     |
 | iterative | [text | fine]           | the text and 9 x 5 fine tokens around it     | positions                    |
 
-Both read the fine tokens that are known, BOI in place of the others, and give every fine token's logits at its own
-place. In the direct model text and coarse tokens run through the base as it is (text sees text; coarse tokens see the
-text and each other in both directions), fine tokens through a channel of their own; its keys of the coarse grid are the
-base's. Norms and MLPs are shared. Parameters have the paths they have in `model.transformer`.
+Both read known fine tokens, with BOI in place of unknown ones, and give every fine token's logits at its own position.
+In the direct model, text and coarse tokens use the base unchanged (text sees text; coarse tokens see the text and each
+other in both directions); fine tokens use a separate channel, with keys of the coarse grid from the base. Norms and
+MLPs are shared. Parameters have the same paths as in `transformer.transformer`.
 """
 
 import flax.linen as nn
@@ -19,16 +19,17 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, shift_right
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.local_attention import Neighbourhood, attend_locally
-from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend, matrix_init, scaled_init
+from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend
 from cogvideo_jax.models.cogvideo.transformer.block import Sandwich
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.nn.init import matrix_init, scaled_init
 from cogvideo_jax.notation import Array, Bool, Float, Int
 
 
 @flax.struct.dataclass
 class Call:
-    """What every layer of one call shares.
+    """Arguments that all layers of one call share.
 
     Attributes:
       text_mask: [B S], False on padding.
@@ -40,7 +41,7 @@ class Call:
 
 
 class DirectBlock(Sandwich):
-    """Text and coarse tokens by the base's attention, fine tokens by the local channel."""
+    """Layer with the base's attention for text and coarse tokens and the local channel for fine tokens."""
 
     config: SuperResolutionConfig
 
@@ -74,7 +75,7 @@ class DirectBlock(Sandwich):
 
 
 class IterativeBlock(Sandwich):
-    """Text and fine tokens by the base's weights; fine tokens see the text and their neighbourhood."""
+    """Layer with the base's weights for text and fine tokens; fine tokens see the text and their neighbourhood."""
 
     config: SuperResolutionConfig
 
@@ -100,7 +101,7 @@ class IterativeBlock(Sandwich):
 
 
 class DirectSuperResolution(Backbone):
-    """Coarse tokens -> all fine tokens in one pass."""
+    """Direct model: coarse tokens -> all fine tokens in one pass."""
 
     config: SuperResolutionConfig
 
@@ -118,17 +119,17 @@ class DirectSuperResolution(Backbone):
         *,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
-        """Final hidden states of [text | coarse | fine]; a fine token's is at its own place.
+        """Final hidden states of [text | coarse | fine]; each fine token's is at its own position.
 
-        Inside, fine inputs stand one place to the right (BOI first, the last one dropped), for the release was
-        trained so. Attention is not causal: a token that is to be predicted must be BOI in `fine`.
+        Internally, fine inputs are shifted right by one (BOI first, the last one dropped), because the release was
+        trained that way. Attention is not causal: a token to be predicted must be BOI in `fine`.
 
         Args:
           text: left-padded ids.
           text_mask: False on padding.
-          coarse: ids of the picture to enlarge.
-          fine: known ids, BOI where not known.
-          train: dropout on; needs the rng "dropout".
+          coarse: ids of the coarse picture.
+          fine: known ids, and BOI for unknown ones.
+          train: dropout is on; needs the rng "dropout".
         """
         first = self.config.coarse.first_position
         shifted = shift_right(fine[:, None], boi=self.config.boi)[:, 0]
@@ -151,7 +152,7 @@ class DirectSuperResolution(Backbone):
 
 
 class IterativeSuperResolution(Backbone):
-    """Fine tokens with gaps -> all fine tokens."""
+    """Iterative model: fine tokens with gaps -> all fine tokens."""
 
     config: SuperResolutionConfig
 
@@ -173,8 +174,8 @@ class IterativeSuperResolution(Backbone):
         Args:
           text: left-padded ids; the release keeps the first 16 of a text.
           text_mask: False on padding.
-          fine: known ids, BOI where not known.
-          train: dropout on; needs the rng "dropout".
+          fine: known ids, and BOI for unknown ones.
+          train: dropout is on; needs the rng "dropout".
         """
         on_grid = self._embed_tokens(fine) + self.extra_positions.astype(self.dtype)
         return _through_layers(self, [self._embed_text(text, text_mask), on_grid], text_mask, train=train)
@@ -187,7 +188,7 @@ class IterativeSuperResolution(Backbone):
 
 
 def _through_layers(model: Backbone, parts: list[Array], text_mask: Bool[Array, "B S"], *, train: bool) -> Array:
-    """Embedded parts of the sequence -> its final hidden states."""
+    """Final hidden states of a sequence from its embedded parts."""
     x = model.embedding_dropout(jnp.concatenate(parts, axis=1), deterministic=not train)
     for layer in model.layers if model.unrolled else [model.layers]:
         x, _ = layer(x, Call(text_mask, train))
@@ -195,7 +196,7 @@ def _through_layers(model: Backbone, parts: list[Array], text_mask: Bool[Array, 
 
 
 def _given_layout(config: SuperResolutionConfig) -> ClipLayout:
-    """[text | coarse] is one frame of context, read in both directions."""
+    """Layout of [text | coarse]: one frame of context, read in both directions."""
     return ClipLayout(config.text_length, config.coarse.grid, (0,), context_slots=1, first_loss_slot=0)
 
 

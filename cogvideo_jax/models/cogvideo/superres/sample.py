@@ -1,29 +1,32 @@
-"""Drawing fine tokens: the direct pass on a LoPAR schedule, and the rounds of iterative refinement (CogView2, 3.3).
+"""Sampling of fine tokens: direct passes on a LoPAR schedule, and rounds of iterative refinement (CogView2, 3.3).
 
-LoPAR ("local parallel auto-regressive"): tokens far apart are drawn in parallel, neighbours one after another. Both
+LoPAR ("local parallel auto-regressive") draws distant tokens in parallel and neighbours one after another. Both
 functions take any number of rows; every row has its own key, and a token depends on its row's key and inputs only.
 """
 
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sample_top_k
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
-from cogvideo_jax.runtime.mesh import round_up
+from cogvideo_jax.runtime.batching import in_chunks
+from cogvideo_jax.runtime.schemas import STRICT, PositiveFloat, Size
 
 DIRECT = Strategy(temperature=1.0, top_clusters=6, token_temperature=0.6)  # of the release
+AT_ONCE = dict(warmup=1, block=(1, 0))  # all fine tokens in one pass, as in the released pipeline
 TOP_K = (40, 40, 40, 20, 20, 10)  # of the release's six rounds
 
-# Round r masks and draws again where the pattern is r or more; the rest of the picture repeats it (2022 code).
+# Round r masks and redraws tokens where the pattern is at least r; the pattern tiles the picture (2022 code).
 PATTERN = np.array(
     [
         [-1, 0, 1, 2, 3, 4],
@@ -40,13 +43,13 @@ Draw = Callable[[Key[Array, "R"], Float[Array, "R C"]], Int[Array, "R"]]
 
 @dataclasses.dataclass(frozen=True)
 class DirectSettings:
-    """How the direct model draws. The release: `warmup=1, block=(1, 0)`, everything in one pass.
+    """Sampling settings of the direct model. The release uses `warmup=1, block=(1, 0)`, everything in one pass.
 
     Attributes:
-      strategy: how a token is drawn.
+      strategy: sampling strategy of a token.
       clusters: number of clusters in `labels`.
-      warmup: first steps, each of which draws all tokens.
-      block: rows and columns of the blocks whose diagonals follow, one a step; (1, 0) for none.
+      warmup: number of first steps, each of which draws all tokens.
+      block: rows and columns of the blocks whose diagonals follow, one per step; (1, 0) for none.
     """
 
     strategy: Strategy
@@ -61,16 +64,18 @@ class DirectSettings:
 
 @dataclasses.dataclass(frozen=True)
 class RefineSettings:
-    """How the iterative model draws.
+    """Sampling settings of the iterative model.
 
     Attributes:
-      temperature: of the tokens.
+      temperature: temperature of the tokens.
       top_k: codes kept in each round; its length is the number of rounds.
-      greedy: the most likely code instead of a random one.
+      greedy: take the most likely code.
     """
 
-    temperature: float
-    top_k: tuple[int, ...]
+    __pydantic_config__ = STRICT
+
+    temperature: PositiveFloat
+    top_k: Annotated[tuple[Size, ...], Field(min_length=1)]
     greedy: bool = False
 
     def __post_init__(self):
@@ -78,11 +83,11 @@ class RefineSettings:
             raise UserError(f"temperature and top_k must be positive, with 1 to {PATTERN.max()} rounds; got {self}")
 
 
-# Which tokens when -----------------------------------------------------------------------------------
+# Schedules --------------------------------------------------------------------------------------------
 
 
 def schedule(grid: int, *, warmup: int, block: tuple[int, int]) -> Int[np.ndarray, "h w"]:
-    """Step, counted from 1, that draws each token for the last time: the diagonals of every block after the warm-up.
+    """Last step, counted from 1, that draws each token: diagonals of every block after the warm-up.
 
     A grid of 4 with blocks of 2 rows x 3 columns, no warm-up and one step of it:
 
@@ -98,14 +103,14 @@ def schedule(grid: int, *, warmup: int, block: tuple[int, int]) -> Int[np.ndarra
 
 
 def drawn_at_step(grid: int, *, warmup: int, block: tuple[int, int]) -> Bool[np.ndarray, "steps N"]:
-    """Tokens that each step of the schedule draws: all in the warm-up, then a diagonal."""
+    """Mask of the tokens that each step draws: all in the warm-up, then one diagonal of each block."""
     last = schedule(grid, warmup=warmup, block=block).reshape(-1)
     steps = np.arange(1, last.max() + 1)[:, None]
     return (steps <= warmup) | (steps == last)
 
 
 def drawn_in_round(grid: int, *, rounds: int) -> Bool[np.ndarray, "rounds N"]:
-    """Tokens that each round of refinement masks and draws again; each round's are among those of the round before."""
+    """Mask of the tokens that each refinement round redraws, a subset of those of the round before."""
     copies = -(-grid // len(PATTERN))
     pattern = np.tile(PATTERN, (copies, copies))[:grid, :grid].reshape(-1)
     return pattern >= np.arange(1, rounds + 1)[:, None]
@@ -125,19 +130,19 @@ def superres_direct(
     model: DirectSuperResolution,
     settings: DirectSettings,
     rows_per_call: int,
-    on_part: Callable[[], Any] = lambda: None,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[Array, "B N"]:
-    """Fine ids of pictures given as coarse ids.
+    """Fine ids of pictures, from their coarse ids.
 
     Args:
       text: left-padded ids of each picture's prompt.
-      rngs: one key a row.
+      rngs: one key per row.
       labels: cluster of every image code.
-      rows_per_call: pictures in memory at a time.
-      on_part: called when as many are done.
+      rows_per_call: pictures in one call.
+      on_call: called after each call.
     """
     call = functools.partial(direct_program, params, labels, model=model, settings=settings)
-    return _in_parts(call, (text, text_mask, coarse, rngs), rows_per_call=rows_per_call, on_part=on_part)
+    return in_chunks(call, (text, text_mask, coarse, rngs), rows=rows_per_call, on_call=on_call)
 
 
 def superres_iterative(
@@ -150,18 +155,19 @@ def superres_iterative(
     model: IterativeSuperResolution,
     settings: RefineSettings,
     rows_per_call: int,
+    on_call: Callable[[], Any] = lambda: None,
 ) -> Int[Array, "B N"]:
-    """Fine ids after all rounds; arguments as those of `superres_direct`, `fine` being its result."""
+    """Fine ids after all refinement rounds; arguments as in `superres_direct`, whose result is `fine`."""
 
     def last_round(*part):
         return refinement_rounds(params, *part, model=model, settings=settings)[-1]
 
-    return _in_parts(last_round, (text, text_mask, fine, rngs), rows_per_call=rows_per_call)
+    return in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call, on_call=on_call)
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
 def direct_program(params, labels, text, text_mask, coarse, rngs, *, model, settings) -> Int[Array, "B N"]:
-    """One call of `superres_direct`."""
+    """Program of one call of `superres_direct`."""
     config = model.config
     writes = drawn_at_step(config.fine_grid, warmup=settings.warmup, block=settings.block)
 
@@ -189,7 +195,7 @@ def refinement_rounds(
     model: IterativeSuperResolution,
     settings: RefineSettings,
 ) -> Int[Array, "rounds B N"]:
-    """The picture after each round."""
+    """Picture after each round."""
     config, rounds = model.config, len(settings.top_k)
 
     def one_round(fine, item):
@@ -212,7 +218,7 @@ def refinement_rounds(
 def _draw_everywhere(
     params: PyTree, hidden: Float[Array, "B L D"], rngs: Key[Array, "B"], draw: Draw, *, model: Backbone
 ) -> Int[Array, "B N"]:
-    """A code for every fine token, one grid row at a time: logits of all at once would be N x C numbers a picture."""
+    """Draws all fine tokens, one grid row at a time, because logits of all would be N x C numbers per picture."""
     batch, grid = hidden.shape[0], model.config.fine_grid
     by_row = hidden[:, -grid * grid :].reshape(batch, grid, grid, -1).swapaxes(0, 1)
     places = jnp.arange(grid * grid).reshape(grid, grid)
@@ -229,28 +235,3 @@ def _draw_everywhere(
 
 def _fold(rngs: Key[Array, "B"], number: Int[Array, ""]) -> Key[Array, "B"]:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(rngs, number)
-
-
-def _in_parts(
-    call: Callable[..., Array],
-    arrays: tuple[Array, ...],
-    *,
-    rows_per_call: int,
-    on_part: Callable[[], Any] = lambda: None,
-) -> Array:
-    """Calls with equal parts of all rows; the last part is filled up with its last row, whose copies are cut off."""
-    if rows_per_call < 1:
-        raise UserError(f"rows_per_call must be at least 1, got {rows_per_call}")
-    rows = arrays[0].shape[0]
-    size = round_up(min(rows_per_call, rows))
-    parts = []
-    for start in range(0, rows, size):
-        index = np.minimum(np.arange(start, start + size), rows - 1)
-        parts.append(np.asarray(call(*_rows(arrays, index))))
-        on_part()
-    return np.concatenate(parts)[:rows]
-
-
-@jax.jit
-def _rows(arrays: tuple[Array, ...], index: Int[Array, "n"]) -> tuple[Array, ...]:
-    return tuple(array[index] for array in arrays)

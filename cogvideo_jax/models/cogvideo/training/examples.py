@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 import numpy as np
+from absl import logging
 
 from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.cache import TokenClip
@@ -152,7 +153,7 @@ def fine_example(
     count = max(1, round(rng.uniform(*mask_ratios) * len(fine)))
     masked = np.zeros(len(fine), bool)
     masked[rng.permutation(len(fine))[:count]] = True
-    ids, mask = left_pad_text(text.encode(_caption(clip, rng, 0.0)), length=text_length, pad_id=text.pad_id)
+    ids, mask = _padded(text.encode(_caption(clip, rng, 0.0)), length=text_length, text=text)
     example = FineExample(text=ids, text_mask=mask, fine=fine, masked=masked)
     return example | {"coarse": clip.coarse[index].astype(np.int32)} if coarse else example
 
@@ -189,5 +190,13 @@ def _caption(clip: TokenClip, rng: np.random.Generator, text_dropout: float) -> 
 def _example(ids: list[int], frames: Int[np.ndarray, "T N"], *, text: TextTokenizer, layout: ClipLayout) -> Example:
     if frames.shape != (layout.frames, layout.frame_tokens):
         raise UserError(f"the layout wants frames {layout.frames, layout.frame_tokens}, got {frames.shape}")
-    padded, mask = left_pad_text(ids, length=layout.text_length, pad_id=text.pad_id)
+    padded, mask = _padded(ids, length=layout.text_length, text=text)
     return {"text": padded, "text_mask": mask, "frames": frames.astype(np.int32)}
+
+
+def _padded(ids: list[int], *, length: int, text: TextTokenizer) -> tuple[Int[np.ndarray, "S"], Bool[np.ndarray, "S"]]:
+    """Text padded on the left; warns once that longer texts are cut."""
+    if len(ids) > length:
+        cut = "a training text has %d tokens and the model reads %d; the end of longer texts is cut off"
+        logging.log_first_n(logging.WARNING, cut, 1, len(ids), length)
+    return left_pad_text(ids, length=length, pad_id=text.pad_id)

@@ -1,1 +1,1 @@
-"""ids -> logits: the two-channel transformer of CogVideo (paper sections 3.1-3.3) and its cached form."""
+"""The two-channel transformer of CogVideo (paper sections 3.1-3.3), token ids -> logits, and its cached form."""

@@ -1,8 +1,8 @@
-"""The one softmax of the model: a query looks at the text and at any number of local sources, jointly.
+"""Joint softmax attention over the text and any number of local sources of keys.
 
 Scores and softmax are float32 whatever the compute dtype. The released training code divides the query by 16 and
-multiplies the scores again after subtracting their maximum ("PB-relax", to keep float16 in range); in exact arithmetic
-that is an ordinary softmax, bfloat16 and float32 do not need it, and so it is not repeated here.
+multiplies the scores again after subtracting their maximum ("PB-relax", to keep float16 in range). In exact arithmetic
+that is an ordinary softmax; bfloat16 and float32 do not need it, so it is not repeated here.
 """
 
 from typing import NamedTuple
@@ -11,11 +11,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.nn.init import matrix_init, partitioned
 from cogvideo_jax.nn.quantized import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float
 from cogvideo_jax.runtime.mesh import constrain
 
-MASKED = -10_000.0  # what a forbidden score becomes, as in the 2022 code; finite, so a row of pads stays finite
+MASKED = -10_000.0  # masked scores, as in the 2022 code; finite, so that a row of pads stays finite
 
 
 class KeysValues(NamedTuple):
@@ -26,7 +27,7 @@ class KeysValues(NamedTuple):
 
 
 class Local(NamedTuple):
-    """A source of keys that queries of the same group share: frames, a window, a cache, or the token itself."""
+    """Keys that all queries of a group share: frames, a window, a cache, or the token itself."""
 
     keys: KeysValues  # [B, groups, M, A, K]
     mask: Bool[Array, "..."]  # broadcasts to [B, groups, A, Q, M]
@@ -47,8 +48,8 @@ def attend(
       query: queries in groups (frames, windows, or one group).
       text: keys and values of the text, [B S A K].
       text_mask: False on padding.
-      text_log_weight: added to every score towards text, a number or one a row ("log text attention weight").
-      local: further sources, each with its mask.
+      text_log_weight: added to all text scores; a number, or one per row ("log text attention weight").
+      local: further sources of keys, each with its mask.
       dropout: applied to the probabilities.
     """
     query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
@@ -97,11 +98,11 @@ class Projections(nn.Module):
         self.out_bias = self.param("out_bias", partitioned(zeros, "embed"), (width,))
 
     def project(self, x: Float[Array, "B L D"], *, step: bool = False) -> tuple[Array, KeysValues]:
-        """Queries [B L A K] and keys, values of the same positions.
+        """Queries [B L A K], and keys and values of the same positions.
 
         Args:
-          step: of few tokens. The three come apart where that is fastest (by half, on a CPU), in a pass over all
-            positions where it takes the least memory (3 % less on a TPU).
+          step: few tokens. Query, key and value are then split after one product, which takes half the time on a CPU;
+            a pass over all positions splits them in the product, which takes 3 % less memory on a TPU.
         """
         bias = self.qkv_bias.astype(self.dtype)
         if step or self.qkv_kernel.scale is not None:
@@ -113,20 +114,7 @@ class Projections(nn.Module):
         return qkv[0], KeysValues(qkv[1], qkv[2])
 
     def merge(self, context: Float[Array, "B L A K"]) -> Float[Array, "B L D"]:
-        """The output projection over all heads."""
+        """Output projection over all heads."""
         context = constrain(context, "batch", "length", "heads", "kv")
         out = self.out_kernel.multiply("blak,akd->bld", context) + self.out_bias.astype(self.dtype)
         return constrain(out, "batch", "length", "width")
-
-
-matrix_init = nn.initializers.normal(0.02)
-
-
-def scaled_init(layers: int) -> nn.initializers.Initializer:
-    """N(0, 0.02 / sqrt(2 G)), for the matrices that write to the residual stream of the base."""
-    return nn.initializers.normal(0.02 / (2 * layers) ** 0.5)
-
-
-def partitioned(init: nn.initializers.Initializer, *axes: str | None) -> nn.initializers.Initializer:
-    """Names the logical axes of a parameter; runtime/mesh.py decides where they lie."""
-    return nn.with_logical_partitioning(init, axes)

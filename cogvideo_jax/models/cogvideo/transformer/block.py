@@ -1,4 +1,4 @@
-"""One layer: sandwich LayerNorm around the two attention channels and around the MLP (paper figure 3).
+"""Transformer layer: sandwich LayerNorm around the two attention channels and around the MLP (paper figure 3).
 
 x = x + LN3(alpha * spatial(LN1 x) + (1 - alpha) * temporal(LN1 x));   x = x + LN4(MLP(LN2 x))
 """
@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
-from cogvideo_jax.models.cogvideo.transformer.attention import Projections, matrix_init, partitioned, scaled_init
+from cogvideo_jax.models.cogvideo.transformer.attention import Projections
 from cogvideo_jax.models.cogvideo.transformer.cache import LayerCache
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.temporal import temporal_attention
 from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.init import matrix_init, partitioned, scaled_init
 from cogvideo_jax.nn.quantized import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float, Int
 from cogvideo_jax.runtime.mesh import constrain
@@ -24,16 +25,16 @@ from cogvideo_jax.runtime.mesh import constrain
 
 @flax.struct.dataclass
 class Call:
-    """What every layer of one call shares.
+    """Arguments that all layers of one call share.
 
     Attributes:
       text_mask: [B S], False on padding.
-      text_log_weight: added to scores towards text, a number or one a row.
-      index: positions (slot * N + offset) of a cached step's tokens, one a frame; None for a pass over all positions.
-      compat: whose prefill; see Compat.
-      keep_keys: return keys and values of the pass, to fill a cache, or the cache.
+      text_log_weight: added to text scores; a number, or one per row.
+      index: positions (slot * N + offset) of a cached step's tokens, one per frame; None for a pass over all positions.
+      compat: see Compat.
+      keep_keys: also return the keys and values of the pass (to fill a cache), or the updated cache.
       train: dropout is on.
-      kernel: which program computes the attention of a pass that keeps no keys.
+      kernel: attention kernel of a pass that keeps no keys.
     """
 
     text_mask: Bool[Array, "B S"]
@@ -46,10 +47,10 @@ class Call:
 
 
 class Sandwich(nn.Module):
-    """What all layers share: the norms around the attention and around the MLP. A subclass says what is attended to.
+    """Sandwich-LN transformer layer without its attention, which subclasses supply.
 
     Attributes:
-      config: sizes; those of super-resolution have the same names.
+      config: sizes, of the transformer or of super-resolution.
       dtype: compute type.
     """
 
@@ -57,7 +58,7 @@ class Sandwich(nn.Module):
     dtype: Any
 
     def _add(self, x: Float[Array, "B L D"], attended: Float[Array, "B L D"], call) -> Float[Array, "B L D"]:
-        """x with its two residuals: the attention's and the MLP's."""
+        """Adds the residuals of the attention and of the MLP."""
         x = x + self._norm("norm_attention_out", attended)
         inner = Mlp(self.config.mlp_width, self.config.layers, self.dtype, name="mlp")(self._norm("norm_mlp_in", x))
         inner = self._dropout(call)(inner)
@@ -75,7 +76,7 @@ class Sandwich(nn.Module):
 
 
 class Block(Sandwich):
-    """A layer that works on all positions, or on some tokens against a cache."""
+    """Layer with both channels, over all positions or for single tokens against a cache."""
 
     config: TransformerConfig
 
@@ -83,7 +84,7 @@ class Block(Sandwich):
     def __call__(self, x: Float[Array, "B L D"], layer: tuple, call: Call):
         """`layer` = (1 in shifted layers, this layer's caches or None).
 
-        Returns x, and this layer's caches after a cached step, its keys and values after a pass that keeps them.
+        Returns x, and this layer's caches (after a cached step) or keys and values (after a pass that keeps them).
         """
         shifted, past = layer
         attend_all = self._attention if call.index is None else self._cached_attention
@@ -91,7 +92,7 @@ class Block(Sandwich):
         return self._add(x, attended, call), kept if call.keep_keys else None
 
     def _attention(self, u, shifted, past, call: Call):
-        """Both channels mixed, for all positions. Returns [B L D] and (spatial, temporal) keys and values."""
+        """Mixed channels at all positions. Returns [B L D] and (spatial, temporal) keys and values."""
         layout, dropout = self.config.layout, self._dropout(call)
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u)
@@ -116,7 +117,7 @@ class Block(Sandwich):
         return jnp.concatenate([out[:, :text_length], mixed], axis=1), (keys, temporal_keys)
 
     def _cached_attention(self, u, shifted: int, past: LayerCache, call: Call):
-        """The same for one token a frame, against the caches of this layer. Returns [B P D] and the caches."""
+        """Mixed channels of one token per frame, against this layer's caches. Returns [B P D] and the caches."""
         asked = caches.Asked(call.index, call.text_mask, call.text_log_weight)
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u, step=True)
@@ -130,14 +131,14 @@ class Block(Sandwich):
         return self._mix(out, temporal.merge(context)), past.replace(temporal=kept)
 
     def _mix(self, spatial: Float[Array, "B L D"], temporal: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        """By the learned weight alpha of every feature."""
+        """Mixes the channels by the learned weight alpha of each feature."""
         alpha = self.param("temporal_alpha", partitioned(nn.initializers.zeros, "embed"), (self.config.width,))
         alpha = jax.nn.sigmoid(alpha).astype(spatial.dtype)
         return alpha * spatial + (1 - alpha) * temporal
 
 
 class Mlp(nn.Module):
-    """Two matrices around a tanh-form GELU."""
+    """MLP with the tanh form of GELU."""
 
     inner: int
     layers: int
@@ -159,7 +160,7 @@ class Mlp(nn.Module):
 
 
 def layer_norm(name: str) -> nn.LayerNorm:
-    """LayerNorm in float32 with the release's epsilon."""
+    """Float32 LayerNorm with the release's epsilon."""
     return nn.LayerNorm(
         epsilon=1e-5,
         dtype=jnp.float32,

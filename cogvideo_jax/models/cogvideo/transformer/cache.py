@@ -1,13 +1,13 @@
 """Key/value cache of both channels, written in place by the sampling loop, and attention of single tokens to it.
 
-Positions are counted behind the text: slot * N + offset. The spatial channel never looks at another frame, so its
-cache can be limited to the frame in progress ("limited spatial channel memory"): same numbers, less memory. That of the
-temporal channel lies in windows, each of them in one piece, so that a token reads its own window and nothing else.
+Positions count from the end of the text: slot * N + offset. The spatial channel never looks at another frame, so its
+cache can be limited to the frame in progress ("limited spatial channel memory"): same numbers, less memory. The
+temporal cache is stored by window, each contiguous, so that a token reads its own window only.
 
 Several frames may be decoded in parallel; each has a spatial cache of its own.
 
-Arrays have the very shapes of the two products that read them, text and frames in one: in a loop XLA then writes a
-token in place and reads what is there, where any other shape costs a copy of the whole cache at every step.
+Arrays are shaped for the two products that read them, with text and frames in one array. XLA then writes a token in
+place inside a loop; any other shape costs a copy of the whole cache at every step.
 """
 
 import functools
@@ -28,14 +28,14 @@ from cogvideo_jax.runtime.mesh import batch_parts, constrain
 
 @flax.struct.dataclass
 class Kept:
-    """Keys and values of one channel, of S text tokens and some places behind them.
+    """Keys and values of one channel: S text tokens, then a number of places for image tokens.
 
     Rows are heads and clips, R = A*B: all heads of the first device's clips, then those of the next.
 
     Attributes:
       k: [R, K, S + places].
       v: [R, S + places, K].
-      k_scale, v_scale: [R, S + places], factors of int8 numbers; None for others.
+      k_scale, v_scale: [R, S + places], scales of int8 values; None for floats.
     """
 
     k: Array
@@ -46,12 +46,12 @@ class Kept:
 
 @flax.struct.dataclass
 class LayerCache:
-    """One layer.
+    """Caches of one layer.
 
     Attributes:
       spatial: one cache for each parallel frame, of that frame's tokens.
-      temporal: with windows in front, if there are any: [windows, R, ...]; a window's places are those of all slots
-        that it has room for, of the layout's or of fewer. None in a model without the channel.
+      temporal: [windows, R, ...] if there are windows, else [R, ...]; places for all slots, or for fewer if the cache
+        grows. None in a model without the temporal channel.
     """
 
     spatial: tuple[Kept, ...]
@@ -60,7 +60,7 @@ class LayerCache:
 
 @flax.struct.dataclass
 class Cache:
-    """Every layer's, and the mask of the text that they hold."""
+    """Caches of all layers, and the mask of their text."""
 
     layers: tuple[LayerCache, ...]
     text_mask: Bool[Array, "B S"]
@@ -68,12 +68,12 @@ class Cache:
 
 @flax.struct.dataclass
 class Asked:
-    """What the tokens of one step have in common in every layer.
+    """Arguments of one step that all layers share.
 
     Attributes:
-      index: their positions, one a frame.
+      index: positions of the tokens, one per frame.
       text_mask: [B, S].
-      text_log_weight: added to scores towards text, a number or one a clip.
+      text_log_weight: added to text scores; a number, or one per clip.
     """
 
     index: Int[Array, "P"]
@@ -84,7 +84,7 @@ class Asked:
 def spatial_step(
     kept: tuple[Kept, ...], query: Float[Array, "B P A K"], new: KeysValues, asked: Asked, frame_tokens: int
 ) -> tuple[Float[Array, "B P A K"], tuple[Kept, ...]]:
-    """Stores one token a frame and attends from it: to the text, and to its frame up to itself."""
+    """Stores one token per frame and attends from it to the text and to its frame up to itself."""
     length = asked.text_mask.shape[1]
     contexts, channels = [], []
     for frame, channel in enumerate(kept):
@@ -107,7 +107,7 @@ def temporal_step(
     *,
     shifted: bool,
 ) -> tuple[Float[Array, "B P A K"], Kept]:
-    """The same across frames: to what is not later, in a token's window, on its own side of the picture's border."""
+    """Stores one token per frame and attends from it to the text and to its window: same region, not later."""
     layout, length = config.layout, asked.text_mask.shape[1]
     order = windows(config, shifted=shifted)
     window_of, place_of = (jnp.asarray(table) for table in _whereabouts(order))
@@ -129,7 +129,7 @@ def temporal_step(
 
 
 def windows(config: TransformerConfig, *, shifted: bool) -> Int[np.ndarray, "windows places"]:
-    """Which tokens of a frame form each window; without windows all form one."""
+    """Tokens of a frame that form each window; a model without windows has one."""
     if config.window is None:
         return np.arange(config.layout.frame_tokens)[None]
     return window_order(config.layout.grid, config.window, shifted=shifted)
@@ -148,10 +148,10 @@ def from_prefix(
     """Cache after a prefix of text and g complete frames, whose keys and values are [B S+gN A K] in every layer.
 
     Args:
-      limited: of the spatial channel only the frames in progress.
-      parallel_frames: how many those are.
-      slots: that the temporal channel has room for.
-      int8: numbers are kept as int8, with a factor for every token and head.
+      limited: keep only the frames in progress in the spatial channel.
+      parallel_frames: number of frames in progress.
+      slots: capacity of the temporal channel.
+      int8: store int8 with a scale for every token and head.
     """
     layout, length = config.layout, config.layout.text_length
     given = (keys[0][0].k.shape[1] - length) // layout.frame_tokens
@@ -172,7 +172,7 @@ def from_prefix(
 
 @functools.partial(jax.jit, static_argnames=("slots", "config", "length"))
 def with_room(kept: Kept, slots: int, *, config: TransformerConfig, length: int) -> Kept:
-    """A temporal channel behind `length` text tokens, with room for more slots."""
+    """Temporal cache after `length` text tokens, enlarged to `slots` slots."""
     places = windows(config, shifted=False).shape[1] * slots + length
 
     def pad(x: Array | None, axis: int) -> Array | None:
@@ -188,7 +188,7 @@ def with_room(kept: Kept, slots: int, *, config: TransformerConfig, length: int)
 def _attend(
     query: Float[Array, "B A K"], kept: Kept, visible: Bool[Array, "places"], asked: Asked
 ) -> Float[Array, "B A K"]:
-    """`attention.attend` for one query a clip: softmax over the text and the visible places."""
+    """`attention.attend` for one query per clip: softmax over the text and the visible places."""
     batch, heads, size = query.shape
     text = jnp.asarray(asked.text_log_weight, jnp.float32) * jnp.ones(batch)
     weight = jnp.where(jnp.arange(kept.k.shape[-1]) < asked.text_mask.shape[1], text[:, None], 0.0)
@@ -227,7 +227,7 @@ def _put(kept: Kept, new: KeysValues, place: Int[Array, ""], window: Int[Array, 
 
 
 def _as_kept(rows: KeysValues, *, int8: bool) -> Kept:
-    """Keys and values [R, places, K] as they are kept."""
+    """Keys and values [R, places, K] in the cache's format."""
     if not int8:
         return Kept(rows.k.swapaxes(1, 2), rows.v)
     (k, k_scale), (v, v_scale) = (to_int8(x, 2) for x in rows)
@@ -235,21 +235,21 @@ def _as_kept(rows: KeysValues, *, int8: bool) -> Kept:
 
 
 def _rows(x: Array) -> Array:
-    """[B, A, ...] -> [A*B, ...]. The clips of a device come first, so that rows split over devices lie in one piece."""
+    """[B, A, ...] -> [A*B, ...], grouped by device, so that each device's rows are contiguous."""
     parts = batch_parts(x.shape[0])
     x = x.reshape(parts, -1, *x.shape[1:]).swapaxes(1, 2)
     return constrain(x.reshape(-1, *x.shape[3:]), "rows", *[None] * (x.ndim - 3))
 
 
 def _clips(x: Float[Array, "R K"], batch: int) -> Float[Array, "B A K"]:
-    """Rows of `batch` clips -> [B, A, K]."""
+    """[A*B, K] -> [B, A, K]; the inverse of `_rows`."""
     parts = batch_parts(batch)
     x = x.reshape(parts, -1, batch // parts, x.shape[-1]).swapaxes(1, 2)
     return constrain(x.reshape(batch, -1, x.shape[-1]), "batch", "heads", None)
 
 
 def _window(keys: KeysValues, length: int, given: int, places: Int[np.ndarray, "n"]) -> KeysValues:
-    """The text, and of each of the given frames what lies at some places: [B S+g*n A K]."""
+    """Keys and values of the text and of some places in each of the given frames: [B S+g*n A K]."""
 
     def cut(x):
         text, frames = x[:, :length], x[:, length:]
@@ -260,7 +260,7 @@ def _window(keys: KeysValues, length: int, given: int, places: Int[np.ndarray, "
 
 
 def _stored(keys: KeysValues, capacity: int, *, int8: bool) -> Kept:
-    """Of [B, places, A, K], with room for `capacity` places."""
+    """Cache of [B, places, A, K] with room for `capacity` places."""
 
     def rows(x):
         x = jnp.pad(x, ((0, 0), (0, capacity - x.shape[1]), (0, 0), (0, 0)))
@@ -270,7 +270,7 @@ def _stored(keys: KeysValues, capacity: int, *, int8: bool) -> Kept:
 
 
 def _whereabouts(order: Int[np.ndarray, "windows places"]) -> tuple[Int[np.ndarray, "N"], Int[np.ndarray, "N"]]:
-    """Window and place of every token of a frame."""
+    """Window, and place in the window, of every token of a frame."""
     window, place = np.divmod(np.argsort(order.reshape(-1)), order.shape[1])
     return window, place
 

@@ -1,8 +1,8 @@
-"""Every attention mask, a pure NumPy function of the layout (paper figure 4). True means "may look at".
+"""Attention masks as NumPy functions of the layout (paper figure 4). True means "may look at".
 
-Two facts make all masks. *Slots*: a query sees every context slot in full, earlier generated slots in full, and its own
-slot up to itself; a context slot sees context slots only. *Windows*: in the temporal channel query and key must lie in
-the same window; in shifted layers also on the same side of the picture's border ("region").
+Two rules make all masks. *Slots*: a query sees every context slot in full, earlier generated slots in full, and its own
+slot up to itself; a context slot sees context slots only. *Windows*: in the temporal channel, query and key must be in
+the same window; in shifted layers, also on the same side of the picture's border ("region").
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ from cogvideo_jax.notation import Bool, Int
 
 
 def within_frame(slots: int, context_slots: int, frame_tokens: int) -> Bool[np.ndarray, "T N N"]:
-    """Spatial channel, own frame. Context slots in both directions, generated slots causal:
+    """Mask of the spatial channel within a frame: full in context slots, causal in generated slots.
 
     context  1 1 1      generated  1 0 0
              1 1 1                 1 1 0
@@ -23,7 +23,7 @@ def within_frame(slots: int, context_slots: int, frame_tokens: int) -> Bool[np.n
 
 
 def across_frames(slots: int, context_slots: int, tokens: int) -> Bool[np.ndarray, "Q Q"]:
-    """Temporal channel, all slots with `tokens` tokens each (a frame, or one window of it), Q = slots * tokens.
+    """Mask of the temporal channel over slots of `tokens` tokens each (a frame or one window), Q = slots * tokens.
 
     Stage 2 with one token a slot (three context slots, two generated):
 
@@ -34,7 +34,7 @@ def across_frames(slots: int, context_slots: int, tokens: int) -> Bool[np.ndarra
         1 1 1 1 0
         1 1 1 1 1
 
-    Without context slots it is the causal triangle of stage 1.
+    Without context slots this is the causal triangle of stage 1.
     """
     length = slots * tokens
     causal = np.tril(np.ones((length, length), bool))
@@ -43,7 +43,7 @@ def across_frames(slots: int, context_slots: int, tokens: int) -> Bool[np.ndarra
 
 
 def window_order(grid: int, window: int, *, shifted: bool) -> Int[np.ndarray, "windows tokens"]:
-    """Which tokens of a frame form each window, in the window's row-major order.
+    """Tokens of a frame that form each window, in row-major order.
 
     Shifted layers roll the grid up and left by half a window first, so the last windows wrap around the border.
     """
@@ -55,10 +55,10 @@ def window_order(grid: int, window: int, *, shifted: bool) -> Int[np.ndarray, "w
 
 
 def window_labels(grid: int, window: int | None, *, shifted: bool) -> Int[np.ndarray, "N"]:
-    """Label of each token of a frame; tokens with equal labels see each other. `window=None` is one label.
+    """Region label of each token of a frame; tokens with equal labels see each other. `window=None` gives one label.
 
-    Rows of a grid of 4 with windows of 2, one letter a label (columns likewise): plain `a a b b`, shifted `a b b c`:
-    the first and the last row share a window, but lie in different regions.
+    Row labels of a grid of 4 with windows of 2 (columns likewise): plain `a a b b`, shifted `a b b c`. In the latter
+    the first and the last row share a window but are in different regions.
     """
     if window is None:
         return np.zeros(grid * grid, np.int32)
@@ -68,10 +68,11 @@ def window_labels(grid: int, window: int | None, *, shifted: bool) -> Int[np.nda
 
 
 def smallest_lag(grid: int, window: int) -> int:
-    """Tokens that a frame must be behind the one before it, for both to be written side by side.
+    """Smallest number of tokens by which a frame must follow the one before it to be decoded in parallel.
 
-    A token at p sees, of earlier frames, what lies in its window, in plain or in shifted layers; the last of that, q,
-    must have been read when p is: q - p tokens at most. 189 of 400 for windows of 10 x 10 in 20 x 20.
+    A token at p sees its own window of earlier frames, in plain and in shifted layers. The last token q of these
+    windows must be written before p is read, so the lag is the largest q - p: 189 of 400 for windows of 10 x 10 in
+    20 x 20.
     """
     place = np.arange(grid * grid)
     lags = []

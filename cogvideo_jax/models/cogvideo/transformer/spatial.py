@@ -1,4 +1,4 @@
-"""Spatial channel = the attention of CogView2: text sees text; a frame sees the text and itself (paper section 3.2)."""
+"""Spatial channel, the attention of CogView2: text sees text, a frame sees the text and itself (paper section 3.2)."""
 
 import jax.numpy as jnp
 
@@ -19,7 +19,7 @@ def spatial_attention(
     dropout=None,
     kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B L A K"]:
-    """All positions at once; L = S + slots * N, where slots may be fewer than the layout has."""
+    """Attention at all positions, L = S + slots * N; there may be fewer slots than in the layout."""
     text_length = layout.text_length
     text = KeysValues(keys.k[:, :text_length], keys.v[:, :text_length])
     on_text = attend(query[:, None, :text_length], text, text_mask=text_mask, dropout=dropout)[:, 0]

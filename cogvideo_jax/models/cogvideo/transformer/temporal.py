@@ -1,7 +1,7 @@
 """Temporal channel (attention-plus): frames see text and other frames, in full or in shifted windows (paper 3.2-3.3).
 
-Windowed layers cut every frame into the same windows and join the windows at one place over all slots, so a window's
-sequence is (slot, row, column). Even layers are plain, odd layers shifted by half a window (Swin).
+Windowed layers cut every frame into the same windows and join each window over all slots, so that its sequence is
+(slot, row, column). Even layers are plain; odd layers are shifted by half a window (Swin).
 """
 
 import functools
@@ -30,11 +30,11 @@ def temporal_attention(
     dropout=None,
     kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B TN A K"]:
-    """Frame positions only; text queries of this channel are never used.
+    """Attention at frame positions; this channel has no text queries.
 
     Args:
-      window: side of the windows, None for full attention.
-      shifted: 1 in odd layers (a traced number: all layers are one scanned body).
+      window: side of the windows; None for full attention.
+      shifted: 1 in odd layers (a traced number, because all layers are one scanned body).
       regions: False lets shifted windows join opposite borders of the picture, as the released prefill does.
     """
     text_length = layout.text_length
@@ -59,7 +59,7 @@ def temporal_attention(
 def _windows(
     layout: ClipLayout, window: int | None, slots: int, regions: bool
 ) -> tuple[Int[np.ndarray, "kinds windows tokens"], Bool[np.ndarray, "kinds windows Q Q"]]:
-    """Which tokens form each window, and what they see there: in plain and in shifted layers, or in all alike."""
+    """Tokens of each window and their masks, for plain and for shifted layers (one kind without windows)."""
     if window is None:
         order = np.arange(layout.frame_tokens)
         return order[None, None], across_frames(slots, layout.context_slots, layout.frame_tokens)[None, None]

@@ -1,51 +1,38 @@
-"""Transformer: CogVideo with both channels; CogView2 is the same with one frame and no temporal channel.
+"""Transformer of CogVideo, with both channels; CogView2 is the same with one frame and no temporal channel.
 
-One set of functions for training and sampling: `__call__` reads whole sequences, `prefill` does the same and keeps keys
-and values, `step` reads one token against that cache. A test holds every step to the whole pass.
+Training and sampling share its functions: `__call__` reads whole sequences, `prefill` also keeps keys and values, and
+`step` reads one token per frame against that cache. A test compares every step with the whole pass.
 """
 
-from enum import StrEnum
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
-from cogvideo_jax.models.cogvideo.transformer.attention import matrix_init, partitioned
 from cogvideo_jax.models.cogvideo.transformer.block import Block, Call, layer_norm
 from cogvideo_jax.models.cogvideo.transformer.cache import Cache
 from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.init import matrix_init, partitioned
 from cogvideo_jax.nn.quantized import Matrix, quantize
+from cogvideo_jax.nn.remat import POLICIES, Remat
 from cogvideo_jax.notation import Array, Bool, Float, Int, PyTree
 from cogvideo_jax.runtime.mesh import constrain
 
 
-class Remat(StrEnum):
-    """What of a layer is computed again in the backward pass, to save memory for at most one forward pass more."""
-
-    NOTHING = "nothing"
-    ALL_BUT_MATRICES = "all_but_matrices"  # keeps what was multiplied by weights: most of the arithmetic
-    EVERYTHING = "everything"
-
-
-POLICIES = {
-    Remat.ALL_BUT_MATRICES: jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    Remat.EVERYTHING: jax.checkpoint_policies.nothing_saveable,
-}
-
-
 class Backbone(nn.Module):
-    """Tables, layers, final norm and head: what the video model shares with super-resolution.
+    """Tables, layers, final norm and head, shared by the video model and super-resolution.
 
     Attributes:
-      config: every dimension.
-      dtype: compute type; parameters are float32 at initialisation.
-      remat: what of a layer is computed again in the backward pass instead of being kept.
-      kernel: which program computes attention in training.
-      unrolled: every layer is a body of its own with arrays of its own, as `unroll` makes them. Sampling wants it so: a
-        loop over stacked weights copies each layer's slice before it reads it.
+      config: all dimensions.
+      dtype: compute type; parameters are initialised in float32.
+      remat: parts of a layer that the backward pass recomputes.
+      kernel: attention kernel in training.
+      unrolled: give each layer its own code and arrays (see `unroll`). Sampling needs this: a loop over stacked weights
+        copies each layer's slice before it reads it.
     """
 
     config: Any
@@ -55,12 +42,12 @@ class Backbone(nn.Module):
     unrolled: bool = False
 
     def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
-        """Called by a subclass's setup.
+        """Defines the submodules; called by a subclass's `setup`.
 
         Args:
-          block: one layer; unless unrolled, all are one scanned body.
-          in_axes: what of its arguments differs by layer, as in `nn.scan`.
-          extra_positions: rows of the added position table; None for a model without.
+          block: layer class; layers are scanned unless `unrolled`.
+          in_axes: axes of the layer's arguments, as in `nn.scan`.
+          extra_positions: rows of the added position table; None for a model without one.
         """
         config = self.config
         table = partitioned(matrix_init, "vocab", "embed")
@@ -89,21 +76,17 @@ class Backbone(nn.Module):
         """Float32 logits over the image codes, the only ids that are generated or trained."""
         return project(hidden, Matrix(self.token_table[: self.config.image_codes]), self.dtype)
 
-    def all_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... V"]:
-        """Float32 logits over the whole vocabulary."""
-        return project(hidden, Matrix(self.token_table), self.dtype)
-
     def _embed_tokens(self, ids: Int[Array, "B n"]) -> Float[Array, "B n D"]:
         return constrain(self.token_table[ids].astype(self.dtype), "batch", "length", "width")
 
     def _embed_text(self, text: Int[Array, "B S"], text_mask: Bool[Array, "B S"]) -> Float[Array, "B S D"]:
-        """Left-padded ids; positions count from the first that is no pad."""
+        """Embeds left-padded ids; positions count from the first that is not a pad."""
         position = jnp.maximum(jnp.cumsum(text_mask, axis=1) - 1, 0)
         return self._embed_tokens(text) + self.position_table[position].astype(self.dtype)
 
 
 class Transformer(Backbone):
-    """Hidden states and logits of one layout."""
+    """Transformer over the sequence of one layout."""
 
     config: TransformerConfig
 
@@ -113,7 +96,7 @@ class Transformer(Backbone):
 
     @nn.nowrap
     def empty_inputs(self) -> tuple[Array, ...]:
-        """One row of what `__call__` reads, for its shapes."""
+        """Arguments of `__call__` with one row, for their shapes."""
         layout = self.config.layout
         text = jnp.zeros((1, layout.text_length), jnp.int32)
         return text, text == 0, jnp.zeros((1, layout.frames, layout.frame_tokens), jnp.int32)
@@ -132,9 +115,12 @@ class Transformer(Backbone):
         Args:
           text: left-padded ids.
           text_mask: False on padding.
-          frames: *inputs* in slot order (see `tokens.sequence.shift_right`); fewer slots than the layout are allowed.
-          text_log_weight: added to frames' scores towards text in both channels; by the kernel XLA only.
-          train: dropout on; needs the rng "dropout".
+          frames: *inputs* in slot order (see `layout.shift_right`); there may be fewer slots than in the layout.
+          text_log_weight: added to the frames' text scores in both channels.
+          train: dropout is on; needs the rng "dropout".
+
+        Raises:
+          UserError: a text_log_weight with a fused attention kernel, which cannot apply it.
         """
         hidden, _ = self._whole(text, text_mask, frames, text_log_weight, train=train)
         return hidden
@@ -155,10 +141,10 @@ class Transformer(Backbone):
         """Reads text and g given frames; returns hidden states and a cache ready for position g * N. Unrolled only.
 
         Args:
-          limited: the spatial channel keeps only the frames in progress.
-          parallel_frames: frames that will be in progress at once.
-          slots: that the temporal channel has room for; by default all of the layout.
-          int8: keys and values are kept as int8.
+          limited: keep only the frames in progress in the spatial channel.
+          parallel_frames: number of frames in progress at once.
+          slots: capacity of the temporal channel; by default all slots of the layout.
+          int8: store keys and values as int8.
           compat: RELEASE repeats the released prefill's deviations.
         """
         hidden, keys = self._whole(text, text_mask, frames, text_log_weight, compat=compat, keep_keys=True)
@@ -175,14 +161,14 @@ class Transformer(Backbone):
         *,
         text_log_weight: float | Float[Array, "B"] = 0.0,
     ) -> tuple[Float[Array, "B P D"], Cache]:
-        """One input token a frame, at positions `index` (slot * N + offset). Returns hidden states and the cache."""
+        """Reads one token per frame at positions `index` (slot * N + offset). Returns hidden states and the cache."""
         x = self._embed_tokens(tokens) + self._frame_positions()[index].astype(self.dtype)
         call = Call(cache.text_mask, text_log_weight, index, Compat.EXACT, keep_keys=True, train=False)
         x, layers = self._unrolled_layers(x, cache.layers, call)
         return self.norm_final(x), cache.replace(layers=tuple(layers))
 
     def _unrolled_layers(self, x, past, call):
-        """Through unrolled layers; returns also what each keeps."""
+        """Applies unrolled layers; also returns the keys and values or caches of each."""
         kept = []
         for number, layer in enumerate(self.layers):
             x, own = layer(x, (number % 2, past[number]), call)
@@ -197,6 +183,8 @@ class Transformer(Backbone):
         x = jnp.concatenate([x_text, x_frames], axis=1)
         x = self.embedding_dropout(x, deterministic=not train)
         kernel = Kernel.XLA if keep_keys else self.kernel
+        if kernel != Kernel.XLA and not (isinstance(text_log_weight, float | int) and text_log_weight == 0):
+            raise UserError(f"attention={kernel} cannot weight the text (text_log_weight); use attention=xla")
         call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
         if self.unrolled:
             x, keys = self._unrolled_layers(x, [None] * self.config.layers, call)
@@ -205,7 +193,7 @@ class Transformer(Backbone):
         return self.norm_final(x), keys
 
     def _frame_positions(self) -> Float[Array, "TN D"]:
-        """Position rows in slot order: time 0 from the inherited table, later times from the added one."""
+        """Position embeddings in slot order: time 0 from the inherited table, later times from the added one."""
         config, layout = self.config, self.config.layout
         n, start = layout.frame_tokens, config.first_frame_position
         rows = [self.position_table[start : start + n]]
@@ -220,20 +208,20 @@ class Transformer(Backbone):
 
 
 def image_head(params: PyTree, config: Any) -> Matrix:
-    """The rows [C D] of the token table that image codes are told by; int8 where `as_int8` made them so."""
+    """Output head of the image codes, rows [C D] of the token table; int8 if `as_int8` made it so."""
     if "image_head" in params:
         return Matrix(params["image_head"], params["image_head_scale"])
     return Matrix(params["token_table"][: config.image_codes])
 
 
 def project(hidden: Float[Array, "... D"], table: Matrix, dtype: Any) -> Float[Array, "... V"]:
-    """Logits by a table [V D], multiplied in the compute type and summed in float32."""
+    """Logits over the rows of a table [V D], multiplied in the compute type and summed in float32."""
     logits = table.multiply("...d,vd->...v", hidden.astype(dtype), jnp.float32)
     return constrain(logits, "batch", "length", "codes") if logits.ndim == 3 else logits
 
 
 def unroll(model: Backbone, params: PyTree) -> tuple[Backbone, PyTree]:
-    """The same model for sampling: stacked layers become layers_0, layers_1, ..."""
+    """Model and parameters for sampling: stacked layers become layers_0, layers_1, ..."""
     rest = {name: leaf for name, leaf in params.items() if name != "layers"}
     layers = range(model.config.layers)
     own = {f"layers_{i}": jax.tree.map(lambda leaf: leaf[i], params["layers"]) for i in layers}  # noqa: B023
@@ -241,7 +229,7 @@ def unroll(model: Backbone, params: PyTree) -> tuple[Backbone, PyTree]:
 
 
 def as_int8(own: str, leaf: Array, *, image_codes: int) -> dict[str, Array]:
-    """What is kept of a parameter ("a/b/c") where weights are int8: see `quantize`; the table gives the image head."""
+    """Int8 form of a parameter ("a/b/c"), see `quantize`; the token table also gives the image head."""
     inside, _, name = own.rpartition("/")
     kept = quantize(name, leaf)
     if name == "token_table":
@@ -250,14 +238,14 @@ def as_int8(own: str, leaf: Array, *, image_codes: int) -> dict[str, Array]:
 
 
 def stored_dtype(path: tuple[str, ...], dtype: jnp.dtype) -> jnp.dtype:
-    """In which type a parameter that is only read is kept, for a model that computes in `dtype`.
+    """Storage type of a parameter in sampling, for a model that computes in `dtype`.
 
-    What is small and added to or multiplied with float32 anyway (norms, biases, alpha) stays float32.
+    Small parameters that meet float32 values anyway (norms, biases, alpha) stay float32.
     """
     small = path[-1].endswith("scale") or path[-1] == "temporal_alpha" or "bias" in path[-1]
     return jnp.dtype(jnp.float32) if small else dtype
 
 
 def is_attention_plus(path: tuple[str, ...]) -> bool:
-    """True for what is added to CogView2: temporal channel and alpha, super-resolution's local channel, positions."""
+    """True for parameters added to CogView2: temporal channel, alpha, super-resolution's local channel, positions."""
     return any(name in {"temporal", "temporal_alpha", "local", "extra_positions"} for name in path)

@@ -1,7 +1,7 @@
-"""The code book: nearest code, straight-through gradient, look-up, and learning by moving averages.
+"""Code book: nearest code, straight-through gradient, look-up, and learning by moving averages.
 
-As in VQ-VAE (van den Oord 2017, appendix A.1) codes are never touched by the gradient: each follows the mean
-of the latents that chose it. A code that nobody chooses is put onto a latent of the batch that no code fits.
+As in VQ-VAE (van den Oord 2017, appendix A.1) codes get no gradient: each follows the mean of the latents that chose
+it. An unused code restarts at a latent of the batch that no code fits.
 """
 
 from typing import NamedTuple
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from cogvideo_jax.notation import Array, Float, Int
 
 LATENTS_PER_CHUNK = 4096  # bounds the distance table to 4096 x C floats (330 MB at C = 20,000)
-SMALLEST_COUNT = 1e-5  # a code used less than this stays where it is
+SMALLEST_COUNT = 1e-5  # codes used less than this do not move
 
 
 @flax.struct.dataclass
@@ -22,7 +22,7 @@ class Codebook:
 
     Attributes:
       vectors: the codes.
-      cluster_size: running mean of how many latents of a batch chose each code.
+      cluster_size: running mean of the number of latents of a batch that chose each code.
       embed_avg: running mean of the sum of those latents.
     """
 
@@ -39,7 +39,7 @@ class Nearest(NamedTuple):
 
 
 def nearest(latents: Float[Array, "*M E"], vectors: Float[Array, "C E"]) -> Nearest:
-    """Nearest code by squared Euclidean distance in float32; the first index wins a tie."""
+    """Nearest code by squared Euclidean distance in float32; ties go to the first index."""
     flat = latents.reshape(-1, latents.shape[-1]).astype(jnp.float32)
     vectors = vectors.astype(jnp.float32)
     lengths = jnp.square(vectors).sum(axis=-1)
@@ -60,7 +60,7 @@ def nearest_code(latents: Float[Array, "*M E"], vectors: Float[Array, "C E"]) ->
 
 
 def look_up(ids: Int[Array, "*M"], vectors: Float[Array, "C E"]) -> Float[Array, "*M E"]:
-    """Code vectors of ids; the caller has checked their range."""
+    """Code vectors of ids; callers must check the range."""
     return jnp.take(vectors, ids, axis=0)
 
 
@@ -70,11 +70,11 @@ def straight_through(latents: Float[Array, "*M E"], quantised: Float[Array, "*M 
 
 
 def init_from_latents(latents: Float[Array, "M E"], rng: Array, *, size: int) -> Codebook:
-    """Codes on data, drawn one by one with probability proportional to the squared distance to those so far.
+    """Initialises codes at latents, drawn with probability proportional to the squared distance to earlier ones.
 
-    This is the seeding of k-means++ (Arthur 2007): the background, however frequent, is taken once, because
-    afterwards its distance is zero. Where there are fewer distinct latents than codes, the spare codes have a
-    count of 0 and restart with the first batch that has more.
+    This is the seeding of k-means++ (Arthur 2007): the background, however frequent, is drawn once, because its
+    distance is zero afterwards. If there are fewer distinct latents than codes, the spare codes get a count of 0 and
+    restart with the first batch that has more.
     """
     first_rng, rng = jax.random.split(rng)
     first = latents[jax.random.randint(first_rng, (), 0, latents.shape[0])]
@@ -95,7 +95,7 @@ def init_from_latents(latents: Float[Array, "M E"], rng: Array, *, size: int) ->
 def ema_update(
     codebook: Codebook, latents: Float[Array, "M E"], ids: Int[Array, "M"], *, decay: float
 ) -> tuple[Codebook, Float[Array, "C"]]:
-    """Moves every code towards the mean of the latents that chose it; also returns how many did."""
+    """Moves every code towards the mean of the latents that chose it; also returns their number for each code."""
     size = codebook.vectors.shape[0]
     counts = jax.ops.segment_sum(jnp.ones(ids.shape, jnp.float32), ids, size)
     sums = jax.ops.segment_sum(latents.astype(jnp.float32), ids, size)
@@ -114,12 +114,12 @@ def restart_dead_codes(
     *,
     below: float,
 ) -> tuple[Codebook, Int[Array, ""]]:
-    """Puts codes with `cluster_size < below` onto latents of the batch; also returns how many moved.
+    """Restarts codes with `cluster_size < below` at latents of the batch; also returns their number.
 
-    Latents are drawn without replacement, with probability proportional to their squared distance to a code.
-    Those much closer than the average are well described already, such as the background, and are not drawn;
-    a dead code for which none is left waits for the next batch. A restarted code begins with a count of 1, so
-    it has log(1 / below) / log(1 / decay) batches to find its users.
+    Latents are drawn without replacement, with probability proportional to their squared distance to a code. Latents
+    much closer than the average, such as the background, are already well described and are not drawn; a dead code for
+    which no latent is left waits for the next batch. A restarted code starts with a count of 1, so it has
+    log(1 / below) / log(1 / decay) batches to gain users.
     """
     dead = codebook.cluster_size < below
     ill_fitted = squared_distance > 0.5 * squared_distance.mean()

@@ -1,12 +1,12 @@
-"""Sizes of the image tokenizer as plain data, and its presets.
+"""Sizes of the image tokenizer, and its presets.
 
 `OFFICIAL` is the released model. `DEMO` has a *local* encoder: the code of an 8x8 patch depends on that patch alone, so
-that an empty background is one code, whatever moves elsewhere.
+an empty background is always the same code.
 """
 
 import dataclasses
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -19,7 +19,7 @@ Spread = Annotated[float, Field(gt=0, le=10)]
 
 
 class Norm(StrEnum):
-    """What a norm looks at: GROUP the whole image (GroupNorm), PIXEL one position (layer norm)."""
+    """Extent of a norm: GROUP is GroupNorm over the image, PIXEL is layer norm over one position."""
 
     GROUP = "group"
     PIXEL = "pixel"
@@ -30,9 +30,9 @@ class VQConfig:
     """Sizes of the tokenizer; tuples "per rate" are ordered like `rates`.
 
     Attributes:
-      rates: pixels per token side, each twice the one before; the first is what the encoder itself reaches.
+      rates: pixels per token side, each twice the one before; the first is that of the encoder itself.
       codebook_size: C.
-      code_width: size of a code vector, and of the latent that is compared with it.
+      code_width: size of a code vector and of the latent that is compared with it.
       latent_channels: channels of the encoder's output, before the projection to `code_width`.
       encoder_channels, encoder_multipliers: widths of the encoder's levels, highest resolution first.
       encoder_res_blocks: residual blocks of each level.
@@ -42,12 +42,12 @@ class VQConfig:
       encoder_norm, encoder_attention: the norm, and whether the middle has an attention block.
       decoder_channels, decoder_multipliers: widths of its levels, highest resolution first, per rate.
       decoder_res_blocks: residual blocks of each level.
-      decoder_patch: the last convolution writes patches of this side; 1 writes pixels.
+      decoder_patch: side of the patches that the last convolution writes; 1 writes pixels.
       decoder_kernel: side of the decoder convolutions.
       decoder_norm, decoder_attention: as in the encoder.
       decoder_lowest_attention: attention after the blocks of the lowest level, per rate.
       groups: groups of GROUP norms.
-      mean, std: of the pixels in 0..1, per colour channel.
+      mean, std: mean and standard deviation of the pixels in 0..1, per colour channel.
     """
 
     __pydantic_config__ = STRICT
@@ -61,7 +61,7 @@ class VQConfig:
     encoder_res_blocks: Few
     encoder_patch: Few
     encoder_kernel: Few
-    encoder_downsample_kernel: Literal[2, 3]
+    encoder_downsample_kernel: Annotated[int, Field(ge=2, le=3)]
     encoder_norm: Norm
     encoder_attention: bool
     decoder_channels: Size

@@ -1,10 +1,10 @@
-"""The convolutional half of the image tokenizer (CogView2's hierarchical VQ-VAE): pixels <-> code vectors.
+"""Convolutional networks of the image tokenizer (CogView2's hierarchical VQ-VAE): pixels <-> code vectors.
 
     pixels --Encoder--> /4 --DownSampler--> /8 --DownSampler--> /16      latents of each rate
-                         :                   :                   :       nearest code of one shared code book
+                         :                   :                   :       nearest code of the shared code book
                      Decoder(4)          Decoder(8)         Decoder(16)  a decoder for each rate
 
-Everything is channels-last. A *rate* is pixels per token side: 160x160 pixels at rate 8 are 20x20 tokens.
+Arrays are channels-last. A *rate* is the number of pixels per token side: 160x160 pixels at rate 8 are 20x20 tokens.
 """
 
 import functools
@@ -29,13 +29,13 @@ def to_unit_range(images: Float[Array, "*B H W 3"], config: VQConfig) -> Float[A
     return images.astype(jnp.float32) * jnp.asarray(config.std) + jnp.asarray(config.mean)
 
 
-split_by = nn.with_logical_partitioning  # names the logical axes of a parameter; runtime/mesh.py says where they lie
+split_by = nn.with_logical_partitioning  # names the logical axes of a parameter; runtime/mesh.py maps them to mesh axes
 
 
 def pixel_attention(
     query: Float[Array, "B h w F"], key: Float[Array, "B h w F"], value: Float[Array, "B h w F"]
 ) -> Float[Array, "B h w F"]:
-    """One head; every position reads every position. Softmax in float32."""
+    """Attention with one head over all positions, with the softmax in float32."""
     scores = jnp.einsum("bhwf,bijf->bhwij", query, key).astype(jnp.float32) * query.shape[-1] ** -0.5
     weights = jax.nn.softmax(scores.reshape(*scores.shape[:3], -1), axis=-1).reshape(scores.shape)
     return jnp.einsum("bhwij,bijf->bhwf", weights.astype(value.dtype), value)
@@ -67,7 +67,7 @@ class Normalise(nn.Module):
 
 
 class _Block(nn.Module):
-    """Settings that all blocks share, and the layers made from them."""
+    """Settings that all blocks share, and the layers that use them."""
 
     kernel: int
     norm: Norm
@@ -94,7 +94,7 @@ class _Block(nn.Module):
         return Normalise(self.norm, self.groups, self.dtype, self.param_dtype, name=name)(x)
 
     def same(self, kind: type, name: str, **fields) -> nn.Module:
-        """Another block with this block's settings."""
+        """Block of another kind with this block's settings."""
         return kind(self.kernel, self.norm, self.groups, self.dtype, self.param_dtype, name=name, **fields)
 
     def middle(self, x: Float[Array, "B h w F"], *, attention: bool) -> Float[Array, "B h w F"]:
@@ -106,7 +106,7 @@ class _Block(nn.Module):
 
 
 class ResidualBlock(_Block):
-    """Norm, swish, convolution, twice; a 1x1 shortcut when the width changes."""
+    """Twice norm, swish and convolution, with a 1x1 shortcut when the width changes."""
 
     width: int = 0
 
@@ -120,7 +120,7 @@ class ResidualBlock(_Block):
 
 
 class AttentionBlock(_Block):
-    """Norm, attention over all positions, residual."""
+    """Norm and attention over all positions, with a residual."""
 
     @nn.compact
     def __call__(self, x: Float[Array, "B h w F"]) -> Float[Array, "B h w F"]:
@@ -204,7 +204,7 @@ def _patches_to_pixels(x: Float[Array, "B h w F"], patch: int) -> Float[Array, "
 
 
 class VQNetworks(nn.Module):
-    """All encoders and decoders of a config; call `encode` and `decode` through `apply(..., method=)`."""
+    """All encoders and decoders of a config; use `encode` and `decode` through `apply(..., method=)`."""
 
     config: VQConfig
     dtype: Any = jnp.float32
@@ -244,7 +244,7 @@ class VQNetworks(nn.Module):
         ]
 
     def encode(self, images: Float[Array, "B H W 3"], *, rate: int) -> Float[Array, "B h w E"]:
-        """Normalised pixels -> the latents that are compared with the code book."""
+        """Normalised pixels -> latents to compare with the code book."""
         x = self.encoder(constrain(images, "batch", None, None, None))
         for down_sampler in self.down_samplers[: self.config.rates.index(rate)]:
             x = down_sampler(x)
@@ -255,12 +255,12 @@ class VQNetworks(nn.Module):
         return self.decoders[self.config.rates.index(rate)](constrain(vectors, "batch", None, None, None))
 
     def __call__(self, images: Float[Array, "B H W 3"]) -> list[Float[Array, "B H W 3"]]:
-        """Every rate without quantisation; used to create all parameters."""
+        """Reconstructs at every rate without quantisation; used to create all parameters."""
         return [self.decode(self.encode(images, rate=rate), rate=rate) for rate in self.config.rates]
 
 
 def init_networks(config: VQConfig, rng: Array) -> dict:
-    """Fresh float32 parameters of VQNetworks (the tree below 'params')."""
+    """Initialises float32 parameters of VQNetworks (the tree below 'params')."""
     return nn.meta.unbox(_init(config, rng))
 
 
@@ -275,7 +275,7 @@ def _init(config: VQConfig, rng: Array) -> dict:
 
 
 def _split_convolution(axis: str | None) -> dict:
-    """Initialisers of a convolution whose output channels have this logical axis."""
+    """Initialisers of a convolution with this logical axis for its output channels."""
     return dict(
         kernel_init=split_by(nn.initializers.lecun_normal(), (None, None, None, axis)),
         bias_init=split_by(nn.initializers.zeros, (axis,)),

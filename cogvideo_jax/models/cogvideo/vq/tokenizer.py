@@ -1,4 +1,4 @@
-"""VQTokenizer: frames -> image ids and back. The only door to the networks and the code book."""
+"""VQTokenizer: frames <-> image ids. Other modules use the networks and the code book only through it."""
 
 import dataclasses
 import functools
@@ -7,14 +7,18 @@ import json
 import math
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 
+from cogvideo_jax.convert.check import check_leaves
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.models.cogvideo.descriptions import read_part
 from cogvideo_jax.models.cogvideo.vq.codebook import Codebook, look_up, nearest_code
-from cogvideo_jax.models.cogvideo.vq.config import VQConfig, config_from_dict
-from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, normalise, to_unit_range
+from cogvideo_jax.models.cogvideo.vq.config import VQConfig
+from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, abstract_networks, normalise, to_unit_range
 from cogvideo_jax.notation import Array, Float, Int, UInt8
 from cogvideo_jax.runtime.weights import load_weights
 
@@ -35,10 +39,10 @@ def _decode(params: dict, ids: Array, *, config: VQConfig, rate: int) -> Float[A
 
 
 class VQTokenizer:
-    """A trained tokenizer.
+    """Trained image tokenizer.
 
     Args:
-      config: its sizes.
+      config: sizes.
       params: {"networks": parameters of VQNetworks, "codebook": Codebook}.
     """
 
@@ -60,14 +64,14 @@ class VQTokenizer:
         return digest.hexdigest()[:16]
 
     def tokens_per_frame(self, side: int, rate: int | None = None) -> int:
-        """N for square frames of this many pixels a side."""
+        """Number of tokens N of a square frame with sides of `side` pixels."""
         rate = self._rate(rate)
         if side % rate:
             raise UserError(f"frame side {side} is not divisible by the rate {rate}")
         return (side // rate) ** 2
 
     def encode(self, frames: UInt8[Array, "B H W 3"], rate: int | None = None) -> Int[Array, "B N"]:
-        """Square uint8 frames -> ids in 0..C-1, rows first."""
+        """Square uint8 frames -> ids in 0..C-1, in row-major order."""
         rate = self._rate(rate)
         if frames.ndim != 4 or frames.shape[3] != 3 or frames.dtype != np.uint8:
             raise UserError(f"frames must be uint8 of shape [B, H, W, 3], got {frames.dtype} {frames.shape}")
@@ -85,7 +89,7 @@ class VQTokenizer:
             raise UserError(f"ids must be integers, got {ids.dtype}")
         low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.codebook_size:
-            raise UserError(f"image ids must lie in 0..{self.config.codebook_size - 1}, got {low}..{high}")
+            raise UserError(f"image ids must be in 0..{self.config.codebook_size - 1}, got {low}..{high}")
         return _decode(self.params, ids, config=self.config, rate=rate)
 
     def decode(self, ids: Int[Array, "B N"], rate: int | None = None) -> UInt8[np.ndarray, "B H W 3"]:
@@ -94,12 +98,12 @@ class VQTokenizer:
         return np.rint(pixels).clip(0, 255).astype(np.uint8)
 
     def lower_decode(self, rows: int, tokens: int) -> jax.stages.Lowered:
-        """The program of `decode` for ids of this shape."""
+        """Lowered program of `decode` for ids of this shape."""
         ids = jax.ShapeDtypeStruct((rows, tokens), jnp.int32)
         return _decode.lower(self.params, ids, config=self.config, rate=self._rate(None))
 
     def lower_encode(self, rows: int, side: int) -> jax.stages.Lowered:
-        """The program of `encode` for frames of this shape."""
+        """Lowered program of `encode` for frames of this shape."""
         frames = jax.ShapeDtypeStruct((rows, side, side, 3), jnp.uint8)
         return _encode.lower(self.params, frames, config=self.config, rate=self._rate(None))
 
@@ -111,14 +115,25 @@ class VQTokenizer:
 
 
 def load_tokenizer(path: str | Path) -> VQTokenizer:
-    """Reads the weights that `cogvideo train` wrote for the part "tokenizer".
+    """Reads the weights of a tokenizer trained by `cogvideo train`.
 
     Raises:
-      UserError: the file is missing, damaged, or holds another part.
+      UserError: the file is missing or damaged, or has another part.
     """
-    tree, description = load_weights(path)
-    if description.get("kind") != "tokenizer":
-        raise UserError(f"{path} holds {description.get('kind')!r}, not a tokenizer")
-    tree = jax.device_put(tree)
+    if not Path(path).exists():
+        raise UserError(f"weights {path} do not exist; train them or pass another folder")
+    leaves, description = read_part(path, "tokenizer")
+    check_leaves(leaves, expected_shapes(description.config), source=path)
+    tree = jax.device_put(load_weights(path)[0])
     params = {"networks": tree["networks"], "codebook": Codebook(**tree["codebook"])}
-    return VQTokenizer(config_from_dict(description["config"]), params)
+    return VQTokenizer(description.config, params)
+
+
+def expected_shapes(config: VQConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of all leaves of a weights file, by path "a/b/c"."""
+    codes = (config.codebook_size, config.code_width)
+    codebook = {"vectors": codes, "cluster_size": codes[:1], "embed_avg": codes}
+    networks = flatten_dict(nn.meta.unbox(abstract_networks(config)), sep="/")
+    return {f"codebook/{name}": shape for name, shape in codebook.items()} | {
+        f"networks/{name}": leaf.shape for name, leaf in networks.items()
+    }

@@ -1,0 +1,180 @@
+"""What a token cache has on disk, and the schemas that everything read back from it passes.
+
+cache/
+  plan.json                     what the cache is made of; a second run must agree with it
+  shard-00000.array_record      records: msgpack of {frames [T, N], coarse [T, n] if asked for, texts, fps, name}
+  shard-00000.json              written last: the shard is whole; clips in it, and what was skipped
+  meta.json                     written at the very end: the plan, grid, numbers of clips, skipped list
+"""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+import numpy as np
+from flax import serialization
+from pydantic import Field, ValidationError, model_validator
+
+from cogvideo_jax.errors import UserError
+from cogvideo_jax.notation import Int
+from cogvideo_jax.runtime.schemas import (
+    Digest,
+    FrameRate,
+    NotNegative,
+    Positive,
+    PositiveFloat,
+    Schema,
+    Size,
+    Text,
+    sentence,
+)
+
+PLAN, META = "plan.json", "meta.json"
+TYPES = ("uint16", "int32")  # of ids in a record
+Skipped = tuple[tuple[str, str], ...]  # (name, reason)
+
+
+class TokenClip(NamedTuple):
+    """One video as ids."""
+
+    frames: Int[np.ndarray, "T N"]  # image codes of every frame, int32
+    fps: float  # frames/s
+    texts: tuple[str, ...]  # captions
+    name: str
+    coarse: Int[np.ndarray, "T n"] | None = None  # codes of the same frames made smaller, for super-resolution
+
+
+class Plan(Schema):
+    """What a cache is made of; its fields are arguments of `write_token_cache`.
+
+    Attributes:
+      rows: of the source.
+      source: digest of their names.
+    """
+
+    fingerprint: Annotated[str, Field(min_length=1, max_length=100)]
+    top_fps: FrameRate
+    clips_per_shard: Positive
+    rows: NotNegative
+    source: Digest
+    coarse_size: Size | None = None
+
+
+class ShardNotes(Schema):
+    """What one shard holds; sizes of no clip at all are 0 or None."""
+
+    clips: NotNegative
+    frame_tokens: NotNegative
+    coarse_tokens: Size | None = None
+    skipped: Skipped
+    shortest_seconds: PositiveFloat | None
+
+    @model_validator(mode="after")
+    def _clips_have_sizes(self) -> "ShardNotes":
+        if self.clips and (not self.frame_tokens or self.shortest_seconds is None):
+            raise ValueError(f"{self.clips} clips must have frame_tokens and shortest_seconds")
+        return self
+
+
+class Meta(Plan):
+    """A finished cache."""
+
+    grid: Size
+    frame_tokens: Size
+    coarse_grid: Size | None = None
+    clips: Positive
+    clips_in_shard: tuple[NotNegative, ...]
+    shortest_seconds: PositiveFloat
+    skipped: Skipped
+
+    @model_validator(mode="after")
+    def _numbers_agree(self) -> "Meta":
+        if self.grid**2 != self.frame_tokens:
+            raise ValueError(f"a grid of {self.grid} has not {self.frame_tokens} frame_tokens")
+        if sum(self.clips_in_shard) != self.clips:
+            raise ValueError(f"clips_in_shard add up to {sum(self.clips_in_shard)}, not to clips, {self.clips}")
+        return self
+
+
+class _Record(Schema):
+    """A clip as it is packed; the arrays are checked by themselves."""
+
+    frames: np.ndarray
+    coarse: np.ndarray | None = None
+    texts: Annotated[list[Text], Field(min_length=1)]
+    fps: FrameRate
+    name: str
+
+
+def shard_path(out: Path, shard: int) -> Path:
+    return out / f"shard-{shard:05d}.array_record"
+
+
+def shard_notes(out: Path, shard: int) -> Path:
+    return out / f"shard-{shard:05d}.json"
+
+
+def write_json(path: Path, value: Schema) -> None:
+    """Writes under a temporary name first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".json.part")
+    part.write_text(value.model_dump_json(indent=1), encoding="utf-8")
+    os.replace(part, path)
+
+
+def pack(clip: TokenClip) -> bytes:
+    """A clip as a record."""
+    record = {"frames": _smallest(clip.frames), "texts": list(clip.texts), "fps": float(clip.fps), "name": clip.name}
+    coarse = {} if clip.coarse is None else {"coarse": _smallest(clip.coarse)}
+    return serialization.msgpack_serialize(record | coarse)
+
+
+def _smallest(ids: Int[np.ndarray, "T N"]) -> np.ndarray:
+    """The ids in 16 bits if they fit."""
+    fits = ids.min(initial=0) >= 0 and ids.max(initial=0) <= np.iinfo(np.uint16).max
+    return ids.astype(np.uint16 if fits else np.int32)
+
+
+def unpack(record: bytes, *, grid: int, coarse_grid: int | None, codes: int | None, where: str) -> TokenClip:
+    """The clip of a record.
+
+    Args:
+      grid, coarse_grid: h = w of the token grids that the cache has.
+      codes: C; ids must lie below it. None if it is not known.
+      where: names the record in errors.
+
+    Raises:
+      UserError: the record is damaged, or says something that no clip of this cache can be.
+    """
+    try:
+        values = serialization.msgpack_restore(record)
+    except Exception as error:  # msgpack raises many kinds on damaged bytes
+        raise UserError(f"{where} is damaged") from error
+    clip = _checked(values, where)
+    frames = _ids(clip.frames, tokens=grid**2, codes=codes, where=f"{where}: frames")
+    if (clip.coarse is None) != (coarse_grid is None):
+        raise UserError(f"{where}: coarse ids should {'not ' if coarse_grid is None else ''}be there")
+    coarse = None
+    if coarse_grid is not None:
+        coarse = _ids(clip.coarse, tokens=coarse_grid**2, codes=codes, where=f"{where}: coarse")
+        if len(coarse) != len(frames):
+            raise UserError(f"{where}: coarse has {len(coarse)} frames, and frames {len(frames)}")
+    return TokenClip(frames, clip.fps, tuple(clip.texts), clip.name, coarse)
+
+
+def _checked(values: Any, where: str) -> _Record:
+    try:
+        return _Record.model_validate(values)
+    except ValidationError as error:
+        raise UserError(sentence(error, where)) from error
+
+
+def _ids(array: np.ndarray, *, tokens: int, codes: int | None, where: str) -> Int[np.ndarray, "T N"]:
+    if array.dtype.name not in TYPES or array.ndim != 2 or array.shape[1] != tokens or not len(array):
+        raise UserError(f"{where} are {array.dtype} {list(array.shape)}; expected {' or '.join(TYPES)} [T, {tokens}]")
+    low, high = int(array.min()), int(array.max())
+    if low < 0 or high >= (codes or math.inf):
+        allowed = "0 or more" if codes is None else f"0..{codes - 1}"
+        raise UserError(f"{where} has ids {low}..{high}; they should be {allowed}")
+    return array.astype(np.int32)
