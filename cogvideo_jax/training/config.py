@@ -77,6 +77,19 @@ class ValidationConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Samples of what was learned so far, below WORKDIR/samples; of one process only. A task adds what it samples.
+
+    Attributes:
+      every: steps from one to the next; 0 for none.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: NotNegative
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of the loop.
 
@@ -88,6 +101,7 @@ class TrainConfig:
       log_every, checkpoint_every: steps.
       keep_checkpoints: how many of the newest stay.
       ema: decay of the average of the weights (training/ema.py); 0 for none.
+      tensorboard: also write the figures below WORKDIR/tensorboard.
     """
 
     __pydantic_config__ = STRICT
@@ -104,6 +118,8 @@ class TrainConfig:
     optimizer: OptimizerConfig
     ema: Decay
     validation: ValidationConfig
+    samples: SampleConfig
+    tensorboard: bool
 
     def __post_init__(self):
         warmup = self.optimizer.warmup_steps

@@ -41,7 +41,7 @@ class Learner:
 
 
 class GradientTask(Task):
-    """A subclass adds `batches`, `validation_batches`, `export` and, where parameters come from files, `origins`."""
+    """A subclass adds batches, samples, export and, where parameters come from files, `origins`."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from cogvideo_jax.errors import NonFiniteLoss
+from cogvideo_jax.errors import NonFiniteLoss, UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
@@ -19,6 +19,7 @@ from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.metrics import MetricsWriter
 from cogvideo_jax.training.optimizer import make_schedule
+from cogvideo_jax.training.samples import write_samples
 from cogvideo_jax.training.state import count
 from cogvideo_jax.training.task import Batches, Task
 from cogvideo_jax.training.validation import validate
@@ -35,6 +36,7 @@ class _Run:
     """What the steps of a run share."""
 
     config: TrainConfig
+    workdir: Path
     task: Task
     mesh: jax.sharding.Mesh
     frozen: PyTree
@@ -50,7 +52,7 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
 
     Args:
       config: a checked config, see config_files.py.
-      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors.
+      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors; samples/ and tensorboard/ if asked for.
       build: of the config's TaskType.
 
     Returns:
@@ -61,6 +63,8 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
+    if config.samples.every and jax.process_count() > 1:
+        raise UserError("samples are made by one process only; set samples.every=0")
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -79,9 +83,10 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
 
         # Steps.
         stop = _StopRequest(checkpoints)
-        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
+        board = workdir / "tensorboard" if config.tensorboard else None
+        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps, tensorboard=board)
         try:
-            run = _Run(config, task, mesh, frozen, batches, held_out, checkpoints, metrics, stop)
+            run = _Run(config, workdir, task, mesh, frozen, batches, held_out, checkpoints, metrics, stop)
             state = _steps(run, step, state)
         finally:
             metrics.close()
@@ -137,6 +142,9 @@ def _steps(run: _Run, step: int, state: PyTree) -> PyTree:
             if logs:
                 run.metrics.write(step, values)
             pending, since = [], time.monotonic()
+        if _due(step, config.samples.every, config.steps):
+            write_samples(run.workdir / "samples", step, task.sample(state))
+            since = time.monotonic()
         if saves:
             run.checkpoints.save(step, state, run.batches.get_state())
         if stopping and step < config.steps:

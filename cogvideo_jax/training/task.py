@@ -14,6 +14,7 @@ import jax
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes
 from cogvideo_jax.training.config import TrainConfig
+from cogvideo_jax.training.samples import Sample
 
 Scalars = dict[str, Float[Array, ""]]
 
@@ -85,6 +86,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def export(self, state: PyTree, path: Path) -> None:
         """Writes the trained weights."""
+
+    @abc.abstractmethod
+    def sample(self, state: PyTree) -> list[Sample]:
+        """What the state can make, for people to look at."""
 
     def trained(self, state: PyTree) -> PyTree:
         """Parameters of a state that training changes."""

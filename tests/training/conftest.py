@@ -95,6 +95,8 @@ def make_config(cache):
             attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
             ema=0.0,
+            tensorboard=False,
+            samples=dict(every=0, prompts=("a ball",), weights=""),
             validation=dict(every=0, batches=1, share=0.0),
             model=dataclasses.asdict(model),
             data=dict(cache=str(cache.path), text_model=str(cache.path / "text.model")),

@@ -104,6 +104,8 @@ def make_config(cache, sizes, base):
             attention="auto",
             mesh=dict(data=1, fsdp=1, tensor=1),
             ema=0.0,
+            tensorboard=False,
+            samples=dict(every=0, prompts=("a ball",), weights=""),
             validation=dict(every=0, batches=1, share=0.0),
             base=str(base),
             train_base=part == "itersr",

@@ -18,6 +18,7 @@ from cogvideo_jax.models.cogvideo.training import examples, superres_loss, trans
 from cogvideo_jax.models.cogvideo.training.config import BackboneConfig, StageConfig, SuperResolutionTraining
 from cogvideo_jax.models.cogvideo.training.inherit import from_base, from_base_tiled
 from cogvideo_jax.models.cogvideo.training.parameters import MATRICES, abstract_params, split_attention_plus, stored
+from cogvideo_jax.models.cogvideo.training.samples import check_samples, sample_clips
 from cogvideo_jax.models.cogvideo.training.token_data import OpenData, open_data
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer
 from cogvideo_jax.nn.attention import Kernel, kernel_for
@@ -27,6 +28,7 @@ from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.export import export
 from cogvideo_jax.training.gradient_task import GradientTask, Learner
 from cogvideo_jax.training.init_from import Origins, check_complete, check_shapes, from_file
+from cogvideo_jax.training.samples import Sample
 from cogvideo_jax.training.state import Split, TrainState, all_trained
 from cogvideo_jax.training.task import Batches
 
@@ -68,13 +70,20 @@ class BackboneTask(GradientTask):
         return held_out_batches(clips, make, batch_size=size, batches=count, seed=config.seed, rows=rows)
 
     def export(self, state: TrainState, path: Path) -> None:
-        description = {"kind": self.config.part, "config": dataclasses.asdict(self.config.model)}
-        export(
-            path, averaged(state.opt_state, state.trained), description | {"tokenizer": self._data.cache.fingerprint}
-        )
+        export(path, averaged(state.opt_state, state.trained), self._description)
+
+    def sample(self, state: TrainState) -> list[Sample]:
+        trained = meshes.to_host(averaged(state.opt_state, state.trained))
+        return sample_clips(self.config, trained, self._description)
+
+    @property
+    def _description(self) -> dict:
+        sizes, fingerprint = dataclasses.asdict(self.config.model), self._data.cache.fingerprint
+        return {"kind": self.config.part, "config": sizes, "tokenizer": fingerprint}
 
     @functools.cached_property
     def _data(self) -> OpenData:
+        check_samples(self.config)
         return open_data(self.config)
 
 
@@ -94,6 +103,7 @@ def build_model(config: BackboneConfig, mesh: jax.sharding.Mesh | None = None) -
 def check_files(config: BackboneConfig) -> None:
     """Opens the files that a config names; reads no arrays and no clips. Raises UserError if they do not fit."""
     open_data(config)
+    check_samples(config)
     known, shapes = origins(config), _split(config)(nn.meta.unbox(abstract_params(build_model(config))))
     check_complete(shapes.frozen, known)
     check_shapes(shapes.trained, known)

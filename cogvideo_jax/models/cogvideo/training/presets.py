@@ -25,6 +25,7 @@ def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) ->
         dtype="float32",
         remat="nothing",
         validation=NO_VALIDATION,
+        samples=dict(every=0, prompts=("a red ball bounces to the right", "红色的球向右移动"), weights=""),
         mesh=dict(data=-1, fsdp=1, tensor=1),
         optimizer=dict(
             learning_rate=learning_rate,
@@ -58,6 +59,7 @@ def released(
         dtype="bfloat16",
         remat="everything",
         validation=dict(every=500, batches=1, share=0.01),
+        samples=dict(every=0, prompts=("a lion is drinking water", "一只狮子在喝水"), weights="weights/cogvideo"),
         mesh=dict(data=1, fsdp=-1, tensor=8),
         optimizer=dict(
             learning_rate=2e-4,
@@ -105,4 +107,6 @@ def transformer(part: str, *, model: TransformerConfig | SuperResolutionConfig, 
 
 def task(part: str, *, model: Any, **own: Any) -> ConfigDict:
     """Settings that all parts share; `own` adds the others."""
-    return ConfigDict(dict(family="cogvideo", part=part, seed=0, ema=0.0, model=dataclasses.asdict(model), **own))
+    return ConfigDict(
+        dict(family="cogvideo", part=part, seed=0, ema=0.0, tensorboard=False, model=dataclasses.asdict(model), **own)
+    )

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from cogvideo_jax.data.batches import frame_batches, held_out_batches
-from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.data.clips import Clip, ClipSource, ReadableClips
 from cogvideo_jax.data.held_out import TrainingClips, held_out_clips
 from cogvideo_jax.data.labelled import LABELLED
 from cogvideo_jax.data.sources import open_source
@@ -20,13 +20,16 @@ from cogvideo_jax.models.cogvideo.training.vq_step import (
     vq_state_shardings,
     vq_train_step,
 )
+from cogvideo_jax.models.cogvideo.vq.codebook import Codebook
 from cogvideo_jax.models.cogvideo.vq.networks import abstract_networks
+from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer
 from cogvideo_jax.notation import PyTree, UInt8
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.training import state as states
 from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.export import export
 from cogvideo_jax.training.optimizer import make_optimizer
+from cogvideo_jax.training.samples import Sample
 from cogvideo_jax.training.task import Batches, StepInputs, Task
 
 EVALUATED = ("commitment", "foreground_weight", "background", "window", "scales")  # settings of `vq_evaluate`
@@ -88,8 +91,21 @@ class TokenizerTask(Task):
 
     def export(self, state: VQState, path: Path) -> None:
         description = {"kind": "tokenizer", "config": dataclasses.asdict(self.config.model)}
-        networks = averaged(state.opt_state, state.params)
-        export(path, self.trained(state) | {"networks": networks}, description)
+        export(path, self._weights(state), description)
+
+    def sample(self, state: VQState) -> list[Sample]:
+        """Pictures of two halves: a frame, held out if any are, and its reconstruction."""
+        share = self.config.validation.held_out
+        clips = held_out_clips(self._source, share=share) if share else ReadableClips(self._source, memory=0)
+        shown = range(self.config.samples.frames)
+        frames = np.stack([clips[i % len(clips)].frames[0] for i in shown])
+        weights = meshes.to_host(self._weights(state))
+        tokenizer = VQTokenizer(self.config.model, weights | {"codebook": Codebook(**weights["codebook"])})
+        again = tokenizer.decode(tokenizer.encode(frames))
+        return [Sample(np.concatenate(pair, axis=1)[None], None) for pair in zip(frames, again)]
+
+    def _weights(self, state: VQState) -> PyTree:
+        return self.trained(state) | {"networks": averaged(state.opt_state, state.params)}
 
     @functools.cached_property
     def _source(self) -> ClipSource:
