@@ -148,6 +148,13 @@ def config(path: Path) -> Kind:
     )
 
 
+def run_config(path: Path) -> Kind:
+    """The settings that a workdir keeps."""
+    config, task = read_config(path, [], tasks_of)
+    good = json.loads(json.dumps(dataclasses.asdict(config)))
+    return Kind("config.json", good, task.schema, lambda path: read_json(path, task.schema))
+
+
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 TOKENIZER = "0" * 16
 NO_ROW = ("cut", "empty", "blank", "no file")
@@ -222,6 +229,7 @@ KINDS = [
         harmless=("latin-1",),  # an odd key, and odd keys are not read
     ),
     *map(config, CONFIGS),
+    run_config(CONFIGS[0]),
 ]
 
 

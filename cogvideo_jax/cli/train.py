@@ -19,6 +19,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument("--config", required=True, help="a file of configs/")
     parser.add_argument("--workdir", help="checkpoints, metrics and weights go here")
     parser.add_argument("--check", action="store_true", help="only check the config and the files that it names")
+    parser.add_argument("--profile", metavar="START:STOP", help="write a profile of these steps to WORKDIR/profile")
     parser.add_argument("--distributed", action="store_true", help="as one of the processes that launch/ starts")
     parser.set_defaults(run=run)
 
@@ -29,6 +30,7 @@ def run(options: Namespace, overrides: list[str]) -> int:
     from cogvideo_jax.runtime.processes import aborting, join
     from cogvideo_jax.training import loop
     from cogvideo_jax.training.config_files import read_config
+    from cogvideo_jax.training.profile import read_profiled
 
     config, task = read_config(options.config, overrides, tasks_of)
     if options.check:
@@ -37,11 +39,12 @@ def run(options: Namespace, overrides: list[str]) -> int:
         return 0
     if options.workdir is None:
         raise UserError("say where checkpoints and weights go: --workdir FOLDER")
+    profiled = None if options.profile is None else read_profiled(options.profile)
     if options.distributed:
         join()
     try:
         with aborting() if options.distributed else contextlib.nullcontext():
-            weights = loop.train(config, options.workdir, task.build)
+            weights = loop.train(config, options.workdir, task.build, profiled=profiled)
     except loop.Interrupted as stop:
         print(f"cogvideo train: {stop}", file=sys.stderr)
         return 130

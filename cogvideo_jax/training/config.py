@@ -1,13 +1,14 @@
 """Settings that every training task has. A task's own schema is a subclass; every key stands in the config file."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.schemas import STRICT, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Share, Text
 
+OptionalPath = Annotated[str, Field(max_length=4096, pattern=r"^[^\x00]*$")]  # "" for none
 FilePath = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00]*$")]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -105,6 +106,20 @@ class TrainConfig:
     """
 
     __pydantic_config__ = STRICT
+    # Settings that change neither the model nor its data, so that a run may go on with others.
+    changeable: ClassVar[frozenset[str]] = frozenset(
+        {
+            "steps",
+            "log_every",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "mesh",
+            "samples",
+            "tensorboard",
+            "validation.every",
+            "validation.batches",
+        }
+    )
 
     family: Text
     part: Text

@@ -17,8 +17,11 @@ from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
 from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.training.config import TrainConfig
-from cogvideo_jax.training.metrics import MetricsWriter
+from cogvideo_jax.training.metrics import MetricsWriter, require_tensorboard
 from cogvideo_jax.training.optimizer import make_schedule
+from cogvideo_jax.training.parameter_table import parameter_table
+from cogvideo_jax.training.profile import Profiled, StepProfile
+from cogvideo_jax.training.run_config import agree
 from cogvideo_jax.training.samples import write_samples
 from cogvideo_jax.training.state import count
 from cogvideo_jax.training.task import Batches, Task
@@ -44,16 +47,26 @@ class _Run:
     held_out: list[PyTree]
     checkpoints: Checkpoints
     metrics: MetricsWriter
+    profile: StepProfile
     stop: "_StopRequest"
 
+    def close(self) -> None:
+        """Waits until all is on disk, and gives the signals back."""
+        self.profile.close()
+        self.metrics.close()
+        self.checkpoints.close()
+        self.stop.restore()
 
-def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
+
+def train(config: TrainConfig, workdir: str | Path, build: Build, *, profiled: Profiled | None = None) -> Path:
     """Trains one task until `config.steps`, going on from the newest checkpoint in `workdir`.
 
     Args:
       config: a checked config, see config_files.py.
-      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors; samples/ and tensorboard/ if asked for.
+      workdir: config.json, checkpoints/, metrics.jsonl and, at the end, weights.safetensors; samples/, tensorboard/
+        and profile/ if asked for.
       build: of the config's TaskType.
+      profiled: steps whose profile is written to workdir/profile.
 
     Returns:
       Path of the trained weights.
@@ -63,8 +76,7 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
-    if config.samples.every and jax.process_count() > 1:
-        raise UserError("samples are made by one process only; set samples.every=0")
+    _check_process(config)
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -74,24 +86,12 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
         task = build(config, mesh)
         planned = require([task.plan()])
 
-        # Data, what is only read, what is learned.
-        batches, frozen = task.batches(), task.frozen()
-        held_out = task.validation_batches() if config.validation.held_out else []
-        checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
-        step, state = _begin(task, batches, checkpoints)
-        logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
-
-        # Steps.
-        stop = _StopRequest(checkpoints)
-        board = workdir / "tensorboard" if config.tensorboard else None
-        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps, tensorboard=board)
+        # Data, what is only read, what is learned; steps.
+        run, step, state = _begin(config, workdir, task, mesh, profiled)
         try:
-            run = _Run(config, workdir, task, mesh, frozen, batches, held_out, checkpoints, metrics, stop)
             state = _steps(run, step, state)
         finally:
-            metrics.close()
-            checkpoints.close()
-            stop.restore()
+            run.close()
 
         # Weights.
         tell_peak(planned)
@@ -107,7 +107,37 @@ def plan(config: TrainConfig, build: Build) -> list[Phase]:
         return [build(config, mesh).plan()]
 
 
-def _begin(task: Task, batches: Batches, checkpoints: Checkpoints) -> tuple[int, PyTree]:
+def _check_process(config: TrainConfig) -> None:
+    """Raises UserError for settings that this process cannot follow."""
+    if config.samples.every and jax.process_count() > 1:
+        raise UserError("samples are made by one process only; set samples.every=0")
+    if config.tensorboard:
+        require_tensorboard()
+
+
+def _begin(
+    config: TrainConfig, workdir: Path, task: Task, mesh: jax.sharding.Mesh, profiled: Profiled | None
+) -> tuple[_Run, int, PyTree]:
+    """Everything that steps need, the newest saved step and its state; or step zero."""
+    batches, frozen = task.batches(), task.frozen()
+    held_out = task.validation_batches() if config.validation.held_out else []
+    agree(config, workdir)
+    checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
+    step, state = _restore(task, batches, checkpoints)
+    logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
+    logging.info("parameters:\n%s", parameter_table(task))
+    profile = StepProfile(workdir / "profile", profiled, first_step=step, last_step=config.steps)
+    board = workdir / "tensorboard" if config.tensorboard else None
+    metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps, tensorboard=board)
+    stop = _StopRequest(checkpoints)
+    return (
+        _Run(config, workdir, task, mesh, frozen, batches, held_out, checkpoints, metrics, profile, stop),
+        step,
+        state,
+    )
+
+
+def _restore(task: Task, batches: Batches, checkpoints: Checkpoints) -> tuple[int, PyTree]:
     """Newest saved step and its state, with the batches at their place; or step zero."""
     found = checkpoints.restore(task.abstract.state)
     if found is None:
@@ -125,9 +155,11 @@ def _steps(run: _Run, step: int, state: PyTree) -> PyTree:
     schedule = make_schedule(config.optimizer, steps=config.steps)
     pending, since = [], time.monotonic()
     while step < config.steps:
+        run.profile.before(step)
         batch = meshes.put_batch(next(run.batches), run.mesh)
         state, scalars = task.step(state, run.frozen, batch, jax.random.fold_in(base_rng, step))
         step += 1
+        run.profile.after(step, state)
         pending.append((step, scalars))
         stopping = run.stop.asked(step)
         validates = bool(run.held_out) and _due(step, config.validation.every, config.steps)

@@ -1,5 +1,6 @@
 """Figures of a run: JSON lines and TensorBoard on disk, a progress bar on a terminal, plain log lines elsewhere."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
@@ -31,9 +32,6 @@ class MetricsWriter:
 
     Args:
       tensorboard: folder of the same figures for TensorBoard; None for none.
-
-    Raises:
-      UserError: TensorBoard is asked for, and its writer is not installed.
     """
 
     def __init__(self, path: Path, *, first_step: int, steps: int, tensorboard: Path | None = None):
@@ -66,9 +64,13 @@ class MetricsWriter:
             self._board.close()
 
 
+def require_tensorboard() -> None:
+    """Raises UserError if the writer of TensorBoard's files is not installed."""
+    if importlib.util.find_spec("tensorboardX") is None:
+        raise UserError('tensorboard=True needs tensorboardX: pip install "cogvideo_jax[tensorboard]"')
+
+
 def _open_board(folder: Path, first_step: int) -> Any:
-    try:
-        from tensorboardX import SummaryWriter
-    except ImportError as error:
-        raise UserError('tensorboard=True needs tensorboardX: pip install ".[tensorboard]"') from error
+    from tensorboardX import SummaryWriter
+
     return SummaryWriter(str(folder), purge_step=first_step + 1)

@@ -1,6 +1,7 @@
 """Runs tasks of configs that a test has changed, as the command does after it has read a file."""
 
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -21,6 +22,6 @@ def build(config: ConfigDict) -> Task:
     return TASKS[config.part].build(typed(config), make_mesh(config.mesh.to_dict()))
 
 
-def train(config: ConfigDict, workdir: Path) -> Path:
-    """Path of the trained weights."""
-    return loop.train(typed(config), workdir, TASKS[config.part].build)
+def train(config: ConfigDict, workdir: Path, **how: Any) -> Path:
+    """Path of the trained weights; `how` as in `loop.train`."""
+    return loop.train(typed(config), workdir, TASKS[config.part].build, **how)

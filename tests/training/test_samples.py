@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +86,11 @@ def test_clips_become_videos_and_pictures_png(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_000100_0.mp4", "step_000100_1.png"]
 
 
-def test_tensorboard_that_is_not_installed_is_named(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+def test_tensorboard_that_is_not_installed_is_named_before_any_work(make_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="needs tensorboardX"):
-        MetricsWriter(tmp_path / "metrics.jsonl", first_step=0, steps=1, tensorboard=tmp_path / "board")
+        train(make_config("base", tensorboard=True), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed")

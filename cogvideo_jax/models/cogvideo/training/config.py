@@ -1,7 +1,7 @@
 """Schemas of the six training configs: ranges stand in the types, checks across keys in `__post_init__`."""
 
 import dataclasses
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from cogvideo_jax.models.cogvideo.training.vq_step import check_scales
 from cogvideo_jax.models.cogvideo.transformer.transformer import Remat
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 from cogvideo_jax.runtime.schemas import STRICT, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Share
-from cogvideo_jax.training.config import FilePath, SampleConfig, TrainConfig
+from cogvideo_jax.training.config import FilePath, OptionalPath, SampleConfig, TrainConfig
 
 Rates = tuple[PositiveFloat, ...]  # frames a second
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -134,7 +134,7 @@ class ClipSamples(SampleConfig):
     """
 
     prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=1000)]
-    weights: Annotated[FilePath, Field(min_length=0)]
+    weights: OptionalPath
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -166,6 +166,8 @@ class BackboneConfig(TrainConfig):
       microbatches: parts of a batch that are read one after the other.
       attention: "auto", or a Kernel of nn/attention.py.
     """
+
+    changeable: ClassVar[frozenset[str]] = TrainConfig.changeable | {"remat", "microbatches", "attention"}
 
     family: Literal["cogvideo"]
     dtype: Literal["float32", "bfloat16"]
@@ -211,7 +213,7 @@ class StageConfig(BackboneConfig):
     """
 
     base: FilePath
-    attention_plus: Annotated[FilePath, Field(min_length=0)]
+    attention_plus: OptionalPath
     model: TransformerConfig
 
     @property
