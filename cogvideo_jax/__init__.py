@@ -3,23 +3,26 @@
     prompt -> Request -> Sampler.steps(request) -> Step, Step, ... -> frames -> file    (every family)
     clips  -> cached features -> batches -> Task -> one training loop -> weights        (every part of every family)
 
-Rooms (`tests/test_rooms.py` checks which may import which):
+Rooms; each may import the first four, and the rooms after its arrow (`tests/test_rooms.py`):
 
-    text_to_video.py  the Python entry point
-    interface.py      Request, Step, Sampler, Encoder, Family: the objects that families and tools share
-    jobs.py           many prompts -> many files: resumption, records, sheets
     notation.py       the dimension letters and the named jaxtyping arrays
     errors.py         UserError: mistakes that a user can mend, in one sentence
-    cli/              the command `cogvideo`
-    models/           registry.py names the families; each has a folder of its own
-      cogvideo/       2022: transformer over image tokens; key frames, interpolation, super-resolution
+    interface.py      Request, Step, Sampler, Encoder, Family: the objects that families and tools share
+    runtime/          devices, memory, checkpoints, schemas, media files; knows no model
+
+    chain.py          runs a list of steps, plans its memory, predicts its time
     nn/               layers that several families use
     data/             videos on disk -> cached features -> batches; motion/ draws the demo's clips
-    training/         batches -> parameters; knows no model
-    evaluation/       whether videos show what was asked for; motion/ judges the demo's clips
     convert/          foreign checkpoints, read safely and one tensor at a time
-    bench/            what this machine reaches; the report of `cogvideo bench`
-    runtime/          devices, memory, checkpoints, schemas, media files; knows no model
+    bench/            what this machine reaches; the report of `cogvideo bench`     -> chain
+    training/         batches -> parameters; knows no model                         -> data
+    models/
+      cogvideo/       2022: a transformer over image tokens                         -> nn, data, training, convert, bench
+      registry.py     names all families and opens them by name
+    text_to_video.py  the Python entry point: opened weights, videos                -> models/registry, chain
+    jobs.py           many prompts -> many files: resumption, records, sheets       -> text_to_video
+    evaluation/       whether videos show what was asked for                        -> data, text_to_video
+    cli/              the command `cogvideo`                -> all of these but nn, convert and the families themselves
 """
 
 __version__ = "0.1.0"
