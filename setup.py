@@ -35,6 +35,7 @@ setup(
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
         "train": TRAIN,
+        "tensorboard": ["tensorboardX>=2.6"],
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
         "test": [

@@ -270,8 +270,7 @@ class Benchmark(NamedTuple):
       help: one line for the command line.
       add_arguments: adds the options that only it has.
       settings: options -> keyword arguments of every measurement.
-      measure: options; `machine`, `trace` and one of the settings -> a NamedTuple of figures, whose method `cells`
-        gives them as text by column.
+      measure: options; `machine`, `trace` and one of the settings -> a row of the report (`bench.report.Measured`).
     """
 
     help: str

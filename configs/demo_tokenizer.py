@@ -24,6 +24,8 @@ def get_config() -> ConfigDict:
         checkpoint_every=2000,
         keep_checkpoints=2,
         mesh=dict(data=-1, fsdp=1, tensor=1),
+        validation=presets.NO_VALIDATION,
+        samples=dict(every=0, frames=8),
         vq=dict(
             commitment=0.25,
             ema_decay=0.985,

@@ -1,16 +1,16 @@
-"""Tests run on the CPU in two processes that share one compilation cache, and compile with few optimisations.
+"""Tests run on the CPU, in two processes that share a compilation cache, and compile with few optimisations.
 
-What is tested is nearly always arithmetic on tiny arrays, which takes less time than compiling it well. Where numbers
-are compared with those of the released code, the fixture `full_optimisation` turns optimisations on.
+Nearly all of them do arithmetic on tiny arrays, which takes less time than compiling it well. Where numbers are held
+to those of the released code, the fixture `full_optimisation` turns optimisations on.
 """
 
 import os
 import tempfile
 
-# Set before jax is imported, and in the environment, which the workers and the commands that tests start inherit.
+# Before jax is imported, and in the environment, which workers and the commands that tests start inherit.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _CACHE = tempfile.TemporaryDirectory(prefix="cogvideo_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _CACHE.name
@@ -19,6 +19,7 @@ import jax
 import pytest
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keeps the tests of a file, which share fixtures, in one worker."""
     for item in items:
@@ -39,4 +40,4 @@ def full_optimisation():
     jax.config.update("jax_disable_most_optimizations", False)
     jax.clear_caches()
     yield
-    jax.config.update("jax_disable_most_optimizations", True)
+    jax.config.update("jax_disable_most_optimizations", os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1")

@@ -39,6 +39,12 @@ def test_a_config_loads_and_its_model_has_shapes(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_all_but_the_demo_validate(path):
+    config, _ = read_config(path, [], TASKS_OF)
+    assert (config.validation.held_out > 0) == (not path.stem.startswith("demo"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_config_says_which_command_runs_it(path):
     assert f"cogvideo train --config=configs/{path.name}" in path.read_text(encoding="utf-8")
 

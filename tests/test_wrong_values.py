@@ -10,7 +10,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from cogvideo_jax.convert.checkpoint_files import open_checkpoint
 from cogvideo_jax.data.cache_format import Meta, Plan, ShardNotes
 from cogvideo_jax.data.folder import FolderSource, Row
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.models import registry
 from cogvideo_jax.models.cogvideo import descriptions, key_frames_file
 from cogvideo_jax.models.cogvideo.convert.model_parallel import merge_ranks
 from cogvideo_jax.models.cogvideo.convert.settings import Settings, checked_settings
@@ -35,10 +36,13 @@ from cogvideo_jax.runtime.checkpoint import Steps
 from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.schemas import read_json
 from cogvideo_jax.runtime.weights import read_description
+from cogvideo_jax.training.config_files import load_config, read_config
 from cogvideo_jax.training.metrics import Line
+from cogvideo_jax.training.task import TaskType
 
-EXAMPLES = 60  # wrong values of each kind of file, and damaged files of each kind
-DIFFERENT = 35  # of them at least, or nothing is tested
+EXAMPLES = 60  # wrong values of each kind of file; fewer of each config, for many configs share a schema
+OF_A_CONFIG = 20
+DIFFERENT = 0.55  # share of them that must differ, or nothing is tested
 LONGEST = 500  # characters of a sentence
 DEEP = 100_000
 
@@ -58,6 +62,7 @@ class Kind:
       harmless: damages of the file that leave nothing wrong.
       finite: whether not-a-number and infinity are wrong.
       is_json: False for values that come from elsewhere, whose text is never read.
+      examples: how many wrong values are tried.
     """
 
     file: str
@@ -70,6 +75,7 @@ class Kind:
     harmless: tuple[str, ...] = ()
     finite: bool = True
     is_json: bool = True
+    examples: int = EXAMPLES
 
     def write(self, path: Path, text: bytes) -> None:
         """A file with this text; of several rows it is the second, and a kill has cut the first."""
@@ -108,6 +114,41 @@ def read_captions(path: Path) -> FolderSource:
     return FolderSource(path.parent, size=16)
 
 
+def tasks_of(family: str) -> Mapping[str, TaskType]:
+    return registry.family(family).tasks()
+
+
+PROGRAM = """
+import json
+from ml_collections import ConfigDict
+
+def get_config():
+    values = json.loads({!r})
+    return ConfigDict(values) if isinstance(values, dict) else values
+"""
+
+
+def config(path: Path) -> Kind:
+    """A training config: Python makes it, so only its values can be wrong."""
+    good, task = load_config(path, []).to_dict(), read_config(path, [], tasks_of).task
+
+    def read(made: Path) -> None:
+        made.write_text(PROGRAM.format(made.read_text()))
+        read_config(made, [], tasks_of)
+
+    no_files = ("a folder", "a pipe", "no file")
+    return Kind(
+        path.name,
+        json.loads(json.dumps(good)),
+        task.schema,
+        read,
+        is_json=False,
+        harmless=no_files,
+        examples=OF_A_CONFIG,
+    )
+
+
+CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 TOKENIZER = "0" * 16
 NO_ROW = ("cut", "empty", "blank", "no file")
 PLAN = {"fingerprint": TOKENIZER, "top_fps": 8.0, "clips_per_shard": 2, "rows": 3, "source": "a" * 16, "coarse_size": 8}
@@ -180,6 +221,7 @@ KINDS = [
         loose=("layout",),
         harmless=("latin-1",),  # an odd key, and odd keys are not read
     ),
+    *map(config, CONFIGS),
 ]
 
 
@@ -303,6 +345,7 @@ def other_keys(draw: st.DrawFn, values: Any, place: Place, how: str) -> tuple[st
     inner = values
     for key in place.keys:
         inner = inner[key]
+    assume(isinstance(inner, dict))
     if how == "missing":
         named = [key for key in place.schema.get("required", []) if key in inner]
         assume(named)
@@ -363,7 +406,9 @@ def test_the_good_values_are_read(kind, tmp_path):
 def test_wrong_values_are_refused_by_their_key(kind, tmp_path):
     seen = set()
 
-    @settings(max_examples=EXAMPLES, derandomize=True, deadline=None, database=None, suppress_health_check=HealthCheck)
+    @settings(
+        max_examples=kind.examples, derandomize=True, deadline=None, database=None, suppress_health_check=HealthCheck
+    )
     @given(damages(kind))
     def check(damage):
         key, text = damage
@@ -373,7 +418,7 @@ def test_wrong_values_are_refused_by_their_key(kind, tmp_path):
         assert re.search(rf"(?<!\w){re.escape(key)}(?!\w)", said), f"{key}: {said}"
 
     check()
-    assert len(seen) >= DIFFERENT
+    assert len(seen) >= DIFFERENT * kind.examples
 
 
 @by_kind
@@ -387,7 +432,7 @@ def test_damaged_files_are_refused_by_their_name(kind, tmp_path):
             kind.write(path, text)
             path.write_bytes(damage(path.read_bytes()))
             kind.refused(path)
-    path.unlink()
+    path.unlink(missing_ok=True)
     for name, make in PLACES.items():
         if name not in kind.harmless:
             make(path)
@@ -396,4 +441,4 @@ def test_damaged_files_are_refused_by_their_name(kind, tmp_path):
 
 
 def test_there_are_300_wrong_values():
-    assert len(KINDS) * DIFFERENT >= 300
+    assert DIFFERENT * sum(kind.examples for kind in KINDS) >= 300

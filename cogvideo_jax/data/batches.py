@@ -55,6 +55,25 @@ def token_batches(
     return _iterator(batch, examples=len(rows))
 
 
+def held_out_batches(
+    clips: Sequence[Any],
+    make_example: Callable[[Any, np.random.Generator], Example],
+    *,
+    batch_size: int,
+    batches: int,
+    seed: int,
+    rows: Int[np.ndarray, "b"],
+) -> list[Example]:
+    """The same batches in every run, clips in turn; arguments as in `token_batches`."""
+
+    def batch(step: int) -> Example:
+        numbers = step * batch_size + rows
+        drawn = [make_example(clips[i % len(clips)], np.random.default_rng([seed, 2, i])) for i in numbers]
+        return {key: np.stack([example[key] for example in drawn]) for key in drawn[0]}
+
+    return [batch(step) for step in range(batches)]
+
+
 def frame_batches(
     source: Sequence[Clip],
     *,

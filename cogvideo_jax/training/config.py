@@ -54,6 +54,41 @@ class OptimizerConfig:
     muon: bool
 
 
+@dataclasses.dataclass(frozen=True)
+class ValidationConfig:
+    """Loss on held-out clips; off if `every` or `share` is 0, and then no clip is held out.
+
+    Attributes:
+      every: steps from one validation to the next.
+      batches: of `batch_size` examples each.
+      share: of the clips, chosen by their names, that training never reads.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: NotNegative
+    batches: Annotated[int, Field(gt=0, le=10_000)]
+    share: Annotated[float, Field(ge=0, le=0.5)]
+
+    @property
+    def held_out(self) -> float:
+        """Share of the clips that training does not read."""
+        return self.share if self.every else 0.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Samples of what was learned so far, below WORKDIR/samples; of one process only. A task adds what it samples.
+
+    Attributes:
+      every: steps from one to the next; 0 for none.
+    """
+
+    __pydantic_config__ = STRICT
+
+    every: NotNegative
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Settings of the loop.
@@ -65,6 +100,8 @@ class TrainConfig:
       batch_size: examples a step, of all devices together.
       log_every, checkpoint_every: steps.
       keep_checkpoints: how many of the newest stay.
+      ema: decay of the average of the weights (training/ema.py); 0 for none.
+      tensorboard: also write the figures below WORKDIR/tensorboard.
     """
 
     __pydantic_config__ = STRICT
@@ -79,6 +116,10 @@ class TrainConfig:
     keep_checkpoints: Positive
     mesh: MeshConfig
     optimizer: OptimizerConfig
+    ema: Decay
+    validation: ValidationConfig
+    samples: SampleConfig
+    tensorboard: bool
 
     def __post_init__(self):
         warmup = self.optimizer.warmup_steps

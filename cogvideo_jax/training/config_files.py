@@ -38,7 +38,11 @@ def read_config(path: str | Path, overrides: Sequence[str], tasks_of: TasksOf) -
 
 def typed(config: ConfigDict, tasks_of: TasksOf, *, where: str) -> Training:
     """Checks a config by the schema of the task that its `family` and `part` name. Raises UserError."""
-    tasks = tasks_of(_named(config, "family", where))
+    family = _named(config, "family", where)
+    try:
+        tasks = tasks_of(family)
+    except UserError as error:
+        raise UserError(f"{where}: family is {shown(family)}; {error}") from error
     part = _named(config, "part", where)
     if part not in tasks:
         raise UserError(f"{where}: part is {shown(part)}; it should be one of {', '.join(tasks)}")

@@ -17,7 +17,7 @@ from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.init_from import Origins, fresh_params, read_known_params, read_params
 from cogvideo_jax.training.optimizer import Matrices, make_optimizer
 from cogvideo_jax.training.state import Split, TrainState, all_trained
-from cogvideo_jax.training.step import Loss, train_step
+from cogvideo_jax.training.step import Loss, evaluate, train_step
 from cogvideo_jax.training.task import StepInputs, Task
 
 
@@ -41,7 +41,7 @@ class Learner:
 
 
 class GradientTask(Task):
-    """A subclass adds `batches`, `export` and, where parameters come from files, `origins`."""
+    """A subclass adds batches, samples, export and, where parameters come from files, `origins`."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class GradientTask(Task):
                 f"= {rows} parts of the mesh"
             )
         self.config, self.mesh, self.learner = config, mesh, learner
-        tx = make_optimizer(config.optimizer, steps=config.steps, matrices=learner.matrices)
+        tx = make_optimizer(config.optimizer, steps=config.steps, matrices=learner.matrices, ema=config.ema)
         boxed = jax.eval_shape(learner.init, jax.random.key(0))
         params, shardings = learner.split(nn.meta.unbox(boxed)), learner.split(meshes.shardings(boxed, mesh))
         create = functools.partial(TrainState.create, tx=tx)
@@ -72,6 +72,7 @@ class GradientTask(Task):
             states.abstract_key(mesh),
         )
         step = functools.partial(train_step, loss=learner.loss, tx=tx, microbatches=microbatches)
+        self.evaluate = jax.jit(functools.partial(evaluate, loss=learner.loss), out_shardings=meshes.replicated(mesh))
         self.step = jax.jit(step, donate_argnums=0, out_shardings=(sharding, meshes.replicated(mesh)))
 
     def origins(self) -> Origins:

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from cogvideo_jax.errors import NonFiniteLoss
+from cogvideo_jax.errors import NonFiniteLoss, UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
@@ -19,8 +19,10 @@ from cogvideo_jax.runtime.memory import Phase, require, tell_peak
 from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.metrics import MetricsWriter
 from cogvideo_jax.training.optimizer import make_schedule
+from cogvideo_jax.training.samples import write_samples
 from cogvideo_jax.training.state import count
 from cogvideo_jax.training.task import Batches, Task
+from cogvideo_jax.training.validation import validate
 
 Build = Callable[[Any, jax.sharding.Mesh], Task]  # of a TaskType
 
@@ -34,10 +36,12 @@ class _Run:
     """What the steps of a run share."""
 
     config: TrainConfig
+    workdir: Path
     task: Task
     mesh: jax.sharding.Mesh
     frozen: PyTree
     batches: Batches
+    held_out: list[PyTree]
     checkpoints: Checkpoints
     metrics: MetricsWriter
     stop: "_StopRequest"
@@ -48,7 +52,7 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
 
     Args:
       config: a checked config, see config_files.py.
-      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors.
+      workdir: checkpoints/, metrics.jsonl and, at the end, weights.safetensors; samples/ and tensorboard/ if asked for.
       build: of the config's TaskType.
 
     Returns:
@@ -59,6 +63,8 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
+    if config.samples.every and jax.process_count() > 1:
+        raise UserError("samples are made by one process only; set samples.every=0")
     workdir = Path(workdir)
     workdir.mkdir(parents=True, exist_ok=True)
 
@@ -70,15 +76,17 @@ def train(config: TrainConfig, workdir: str | Path, build: Build) -> Path:
 
         # Data, what is only read, what is learned.
         batches, frozen = task.batches(), task.frozen()
+        held_out = task.validation_batches() if config.validation.held_out else []
         checkpoints = Checkpoints(workdir, keep=config.keep_checkpoints)
         step, state = _begin(task, batches, checkpoints)
         logging.info("%s: %d numbers in the state, %s", config.part, count(state), jax.devices()[0].platform)
 
         # Steps.
         stop = _StopRequest(checkpoints)
-        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps)
+        board = workdir / "tensorboard" if config.tensorboard else None
+        metrics = MetricsWriter(workdir / "metrics.jsonl", first_step=step, steps=config.steps, tensorboard=board)
         try:
-            run = _Run(config, task, mesh, frozen, batches, checkpoints, metrics, stop)
+            run = _Run(config, workdir, task, mesh, frozen, batches, held_out, checkpoints, metrics, stop)
             state = _steps(run, step, state)
         finally:
             metrics.close()
@@ -122,20 +130,31 @@ def _steps(run: _Run, step: int, state: PyTree) -> PyTree:
         step += 1
         pending.append((step, scalars))
         stopping = run.stop.asked(step)
-        logs = step % config.log_every == 0
+        validates = bool(run.held_out) and _due(step, config.validation.every, config.steps)
+        logs = step % config.log_every == 0 or validates
         saves = step % config.checkpoint_every == 0 or step == config.steps or stopping
         if logs or saves:
             values = _finite(pending)
             values["learning_rate"] = float(schedule(step - 1))
             values["tokens_per_second"] = task.tokens_per_batch * len(pending) / (time.monotonic() - since)
-            pending, since = [], time.monotonic()
+            if validates:
+                values |= validate(task, run.held_out, state, run.frozen, run.mesh)
             if logs:
                 run.metrics.write(step, values)
+            pending, since = [], time.monotonic()
+        if _due(step, config.samples.every, config.steps):
+            write_samples(run.workdir / "samples", step, task.sample(state))
+            since = time.monotonic()
         if saves:
             run.checkpoints.save(step, state, run.batches.get_state())
         if stopping and step < config.steps:
             raise Interrupted(f"stopped and saved at step {step}; the same command goes on from there")
     return state
+
+
+def _due(step: int, every: int, steps: int) -> bool:
+    """Whether something is done after this step: every so many, and after the last."""
+    return every > 0 and (step % every == 0 or step == steps)
 
 
 def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:

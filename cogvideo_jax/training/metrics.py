@@ -1,12 +1,14 @@
-"""Figures of a run: JSON lines on disk, a progress bar on a terminal, plain log lines elsewhere."""
+"""Figures of a run: JSON lines and TensorBoard on disk, a progress bar on a terminal, plain log lines elsewhere."""
 
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from absl import logging
 from pydantic import ConfigDict
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.progress import progress_bar
@@ -26,10 +28,17 @@ class MetricsWriter:
     """Appends to `metrics.jsonl`; lines after `first_step` of an interrupted run are dropped, they will come again.
 
     Of several processes the first writes.
+
+    Args:
+      tensorboard: folder of the same figures for TensorBoard; None for none.
+
+    Raises:
+      UserError: TensorBoard is asked for, and its writer is not installed.
     """
 
-    def __init__(self, path: Path, *, first_step: int, steps: int):
+    def __init__(self, path: Path, *, first_step: int, steps: int, tensorboard: Path | None = None):
         self._tells = is_first()
+        self._board = _open_board(tensorboard, first_step) if tensorboard and self._tells else None
         path = path if self._tells else Path(os.devnull)
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in (read_lines(path, Line) if self._tells else []) if line.step <= first_step]
@@ -41,6 +50,8 @@ class MetricsWriter:
         """One line; the bar shows the loss."""
         self._file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
         self._file.flush()
+        for name, value in values.items() if self._board else ():
+            self._board.add_scalar(name, value, step)
         shown = {name: f"{values[name]:.4g}" for name in ("loss", "tokens_per_second") if name in values}
         self._bar.set_postfix(shown, refresh=False)
         self._bar.update(step - self._bar.n)
@@ -51,3 +62,13 @@ class MetricsWriter:
         """Flushes the file and ends the bar."""
         self._file.close()
         self._bar.close()
+        if self._board:
+            self._board.close()
+
+
+def _open_board(folder: Path, first_step: int) -> Any:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError('tensorboard=True needs tensorboardX: pip install ".[tensorboard]"') from error
+    return SummaryWriter(str(folder), purge_step=first_step + 1)

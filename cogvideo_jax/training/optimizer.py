@@ -9,6 +9,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.training.config import OptimizerConfig
+from cogvideo_jax.training.ema import average_params
 
 Matrices = Mapping[str, MuonDimensionNumbers]  # last name of a leaf -> axes of its input and output
 ADAM_RMS = 0.2  # root mean square of AdamW's steps, in learning rates
@@ -26,7 +27,7 @@ def make_schedule(config: OptimizerConfig, *, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(
-    config: OptimizerConfig, *, steps: int, matrices: Matrices | None = None
+    config: OptimizerConfig, *, steps: int, matrices: Matrices | None = None, ema: float = 0.0
 ) -> optax.GradientTransformation:
     """AdamW with gradient clipping; norms and biases are not decayed (as in the 2022 script).
 
@@ -36,6 +37,7 @@ def make_optimizer(
 
     Args:
       matrices: leaves that Muon orthogonalises; those of any other name take Adam's steps.
+      ema: decay of the average of the weights that the state then holds, too; 0 for none.
     """
     schedule = make_schedule(config, steps=steps)
     common = dict(eps=config.eps, weight_decay=config.weight_decay)
@@ -46,7 +48,8 @@ def make_optimizer(
         descent = optax.contrib.muon(schedule, **common, **betas, **dimensions, consistent_rms=ADAM_RMS)
     else:
         descent = optax.adamw(schedule, **common, b1=config.b1, b2=config.b2, mask=_decays)
-    return optax.chain(optax.clip_by_global_norm(config.clip_norm), descent)
+    average = [average_params(ema)] if ema else []
+    return optax.chain(optax.clip_by_global_norm(config.clip_norm), descent, *average)
 
 
 def _by_name(params: PyTree, value) -> PyTree:

@@ -9,6 +9,7 @@ import optax
 
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.mesh import constrain
+from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.state import TrainState, merge
 
 # (params, batch, key of dropout or None for evaluation) -> (loss, scalars)
@@ -43,6 +44,11 @@ def train_step(
     updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
     return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
+
+
+def evaluate(state: TrainState, frozen: PyTree, batch: PyTree, *, loss: Loss) -> dict[str, Float[Array, ""]]:
+    """Scalars of a batch without dropout, with the averaged weights where there are any."""
+    return loss(merge(frozen, averaged(state.opt_state, state.trained)), batch, None)[1]
 
 
 def _mean_over_parts(gradient: Callable, batch: PyTree, rng: Key[Array, ""], parts: int) -> tuple[PyTree, dict]:

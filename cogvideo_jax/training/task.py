@@ -14,6 +14,7 @@ import jax
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes
 from cogvideo_jax.training.config import TrainConfig
+from cogvideo_jax.training.samples import Sample
 
 Scalars = dict[str, Float[Array, ""]]
 
@@ -53,18 +54,26 @@ class Task(abc.ABC):
     """One thing to train. Building it reads no file and fills no memory.
 
     Attributes:
+      config: its settings.
       step: (state, frozen, batch, rng) -> (state, scalars), jitted with the state donated.
+      evaluate: (state, frozen, batch) -> scalars without dropout, jitted.
       abstract: shapes, types and shardings of the arguments of `step`.
       tokens_per_batch: for tokens a second.
     """
 
+    config: TrainConfig
     step: Callable[[PyTree, PyTree, PyTree, Key[Array, ""]], tuple[PyTree, Scalars]]
+    evaluate: Callable[[PyTree, PyTree, PyTree], Scalars]
     abstract: StepInputs
     tokens_per_batch: int
 
     @abc.abstractmethod
     def batches(self) -> Batches:
         """Batches of this process. Raises UserError for data that do not fit."""
+
+    @abc.abstractmethod
+    def validation_batches(self) -> list[PyTree]:
+        """This process's part of the held-out examples. Raises UserError if no clip is held out."""
 
     @abc.abstractmethod
     def frozen(self) -> PyTree:
@@ -77,6 +86,10 @@ class Task(abc.ABC):
     @abc.abstractmethod
     def export(self, state: PyTree, path: Path) -> None:
         """Writes the trained weights."""
+
+    @abc.abstractmethod
+    def sample(self, state: PyTree) -> list[Sample]:
+        """What the state can make, for people to look at."""
 
     def trained(self, state: PyTree) -> PyTree:
         """Parameters of a state that training changes."""

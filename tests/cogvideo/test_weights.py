@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
-from cogvideo_jax.models.cogvideo.weights import WeightsFolder
+from cogvideo_jax.models.cogvideo.weights import WeightsFolder, read_labels
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
 TABLE = ("position_table",)
@@ -80,6 +80,13 @@ def test_a_tokenizer_of_other_codes_or_pixels_is_refused(folder):
     change(folder, "tokenizer", lambda leaves: leaves.pop(("codebook", "embed_avg")))
     with pytest.raises(UserError, match="missing codebook/embed_avg"):
         load_tokenizer(folder / "tokenizer.safetensors")
+
+
+@pytest.mark.parametrize("labels", [np.full(4, 4), np.array([0, -1]), np.ones((2, 2), int), np.ones(3), np.arange(0)])
+def test_labels_that_number_no_clusters_are_refused(tmp_path, labels):
+    np.save(tmp_path / "labels.npy", labels)
+    with pytest.raises(UserError, match=r"labels\.npy"):
+        read_labels(tmp_path / "labels.npy")
 
 
 @pytest.mark.parametrize("name", ["base.safetensors", "tokenizer.safetensors", "pipeline.json"])

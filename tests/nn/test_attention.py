@@ -36,14 +36,14 @@ def hidden_and_gradient(config, kernel: Kernel, *, gradient: bool = True):
 
 @pytest.mark.parametrize("layout, window", [(tiny.KEYFRAMES, None), (tiny.KEYFRAMES, 2), (tiny.INTERPOLATION, None)])
 def test_splash_attention_equals_the_plain_one(layout, window):
-    config = tiny.config(layout, window=window, layers=2)
+    config = tiny.config(layout, window=window)
     plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.INTERPRETED))
     np.testing.assert_allclose(fused, plain, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_its_gradients_do_too():
-    config = tiny.config(tiny.INTERPOLATION, window=2, layers=2)
+    config = tiny.config(tiny.INTERPOLATION, window=2)
     plain, plain_gradient = hidden_and_gradient(config, Kernel.XLA)
     fused, gradient = hidden_and_gradient(config, Kernel.INTERPRETED)
     np.testing.assert_allclose(fused, plain, atol=1e-4)
@@ -54,7 +54,7 @@ def test_its_gradients_do_too():
 @pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("window", [None, 2])
 def test_cudnn_attention_equals_the_plain_one(window):
-    config = tiny.config(tiny.KEYFRAMES, window=window, layers=2)
+    config = tiny.config(tiny.KEYFRAMES, window=window)
     plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.CUDNN))
     np.testing.assert_allclose(fused, plain, atol=5e-2)
 

@@ -1,7 +1,6 @@
 """Golden files c and d: cached sampling of the released code, teacher-forced, and its token laws."""
 
 import dataclasses
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -75,13 +74,15 @@ def recorded_steps(case, params, **how):
     """Our logits at the recorded steps, and those of the released sampler."""
     model, frames, given = case["model"], case["frames"], case["given"]
     arrays, golden, layout = case["arrays"], case["golden"], case["model"].config.layout
-    settings, head = dataclasses.replace(case["settings"], **how), image_head(params, model.config)
+    settings = dataclasses.replace(case["settings"], **how)
     cache = begin(params, case["text"], case["mask"], frames[:, :given], model=model, settings=settings)
     inputs = shift_right(frames, boi=model.config.boi).reshape(len(frames), -1)
     steps = jnp.arange(given * layout.frame_tokens, frames.shape[1] * layout.frame_tokens)
 
     @jax.jit
-    def teacher_forced(cache):
+    def teacher_forced(params, cache):
+        head = image_head(params, model.config)
+
         def one(cache, index):
             token = inputs[:, index[None]]
             cache, logits = step_logits(params, head, cache, token, index[None], model=model, settings=settings)
@@ -89,7 +90,7 @@ def recorded_steps(case, params, **how):
 
         return jax.lax.scan(one, cache, steps)[1]
 
-    logits = np.asarray(teacher_forced(cache))
+    logits = np.asarray(teacher_forced(params, cache))
     first = golden["text_len"] + 1 + given * layout.frame_tokens  # index of the first generated token
     return logits[arrays["counters"] - first], arrays["sampled_logits"]
 
@@ -115,19 +116,18 @@ def test_prefill_equals_the_released_sampler(case):
     model, golden, arrays = case["model"], case["golden"], case["arrays"]
     layout, batch = model.config.layout, len(case["frames"])
     inputs = shift_right(case["frames"][:, : case["given"]], boi=model.config.boi)
-    prefill = functools.partial(
-        model.apply,
-        {"params": case["params"]},
-        text_log_weight=case["settings"].text_log_weight,
-        compat=Compat.RELEASE,
-        method=Transformer.prefill,
-    )
+
+    @jax.jit
+    def prefill(params, text, mask):
+        options = dict(text_log_weight=case["settings"].text_log_weight, compat=Compat.RELEASE)
+        hidden, _ = model.apply(params, text, mask, inputs, method=Transformer.prefill, **options)
+        return model.apply(params, hidden, method=Transformer.image_logits)
+
     checks = [(case["text"][:batch], case["mask"][:batch], golden["text_len"], "prefill")]
     if golden["guided"]:
         checks.append((case["text"][batch:], case["mask"][batch:], golden["guider_text_len"], "guider_prefill"))
     for text, mask, text_length, name in checks:
-        hidden, _ = prefill(text, mask, inputs)
-        logits = model.apply({"params": case["params"]}, hidden, method=Transformer.image_logits)
+        logits = prefill({"params": case["params"]}, text, mask)
         unpadded = logits[:, layout.text_length - text_length :]
         theirs = arrays[f"{name}_logits_sel"]
         difference = largest(unpadded[: len(theirs), arrays[f"{name}_sel"]], theirs)

@@ -1,5 +1,7 @@
 """Golden files b: logits, losses and gradients of the released training model, both stages, full and windowed."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -36,7 +38,8 @@ def case(request):
     inputs = shift_right(jnp.asarray(frames), boi=config.boi)
 
     @jax.jit
-    def forward(added):
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def forward(added, frozen):
         variables = {"params": unflatten_dict(frozen | added)}
         hidden = model.apply(variables, text, mask, inputs)
         logits = model.apply(variables, hidden[:, text_length:], method=Transformer.image_logits)
@@ -46,7 +49,7 @@ def case(request):
             project(hidden, Matrix(variables["params"]["token_table"]), jnp.float32),
         )
 
-    (loss, (losses, logits)), gradients = jax.value_and_grad(forward, has_aux=True)(added)
+    (loss, (losses, logits)), gradients = forward(added, frozen)
     back = layout.slot_of_time()
     frame_logits = logits[:, text_length:].reshape(*frames.shape, -1)[:, back]
     logits = np.concatenate([logits[:, :text_length], frame_logits.reshape(len(text), layout.image_length, -1)], axis=1)

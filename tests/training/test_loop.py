@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 
+from cogvideo_jax.data.held_out import TrainingClips, is_held_out
 from cogvideo_jax.models.cogvideo.training.parameters import MATRICES
 from cogvideo_jax.models.cogvideo.training.tasks import TASKS
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
@@ -20,6 +21,7 @@ from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training import loop
 from cogvideo_jax.training.loop import Interrupted
 from cogvideo_jax.training.state import count
+from cogvideo_jax.training.validation import validate
 from tests.training.run import build, train, typed
 
 
@@ -128,6 +130,22 @@ def test_stopping_and_starting_again_gives_the_same_losses(make_config, tmp_path
     assert max(losses(tmp_path / "broken")) == 6
     train(make_config("base"), tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(tmp_path / "whole")
+
+
+def test_held_out_clips_are_validated_and_never_trained_on(make_config, tmp_path, monkeypatch, cache):
+    config = make_config("base", steps=5, log_every=10, validation=dict(every=2, batches=2, share=0.3))
+    config.model.dropout = 0.5
+    task = build(config)
+    state, frozen, batches = task.first_state(), task.frozen(), task.validation_batches()
+    first, again = (validate(task, batches, state, frozen, task.mesh) for _ in range(2))
+    assert first == again and first["validation_loss"] > 0  # no dropout, the same examples
+    train(config, tmp_path)
+    lines = list(map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines()))
+    assert [line["step"] for line in lines] == [2, 4, 5]
+    assert all({"loss", "validation_loss", "validation_nats_per_frame"} < line.keys() for line in lines)
+    held = {row for row in range(len(cache)) if is_held_out(cache[row].name, 0.3)}
+    read = {clip.name for clip in TrainingClips(cache, share=0.3)}
+    assert held and read.isdisjoint(cache[row].name for row in held)
 
 
 @pytest.mark.slow

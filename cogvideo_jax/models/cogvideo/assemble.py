@@ -34,14 +34,14 @@ def assemble(
         _, known = read_part(source, part)
         if part != "tokenizer" and known.tokenizer != fingerprint:
             raise UserError(f"{source} was trained on the codes of another tokenizer than {parts['tokenizer']}")
-        _save(out, part, *load_weights(source))
+        save_part(out, part, *load_weights(source))
     add_text_model(text_model, out)
     write_sampling_config(out / FILE, read_sampling_config(Path(sampling_config)))
     WeightsFolder(out)
     return out
 
 
-def _save(out: Path, part: str, tree: PyTree, description: dict) -> None:
+def save_part(out: Path, part: str, tree: PyTree, description: dict) -> None:
     """Writes one file, or two if the part also trained its base, which then becomes its own base."""
     flat = flatten_dict(tree)
     inherited = {path: leaf for path, leaf in flat.items() if not is_attention_plus(path)}

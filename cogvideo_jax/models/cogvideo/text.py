@@ -15,6 +15,7 @@ import sentencepiece
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vocab import Vocabulary
 from cogvideo_jax.notation import Bool, Int
+from cogvideo_jax.runtime.schemas import read_bytes
 
 NEWLINE = "<n>"
 GUIDANCE_TEXT = "视频"  # "video": the unconditional text of classifier-free guidance
@@ -48,11 +49,7 @@ class TextTokenizer:
     @classmethod
     def from_file(cls, path: str | Path, *, image_codes: int) -> "TextTokenizer":
         """Reads `*.model`. Raises UserError if it is missing or not a model."""
-        try:
-            model = Path(path).read_bytes()
-        except OSError as error:
-            raise UserError(f"text model {path} cannot be read: {error.strerror}") from error
-        return cls(model, image_codes=image_codes)
+        return cls(read_bytes(path), image_codes=image_codes)
 
     def encode(self, text: str) -> list[int]:
         """Ids of one part of a text."""

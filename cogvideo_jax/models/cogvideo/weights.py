@@ -30,7 +30,7 @@ from cogvideo_jax.nn.quantized import scale_sharding
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.memory import tree_bytes
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, require_regular_file
 from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")
@@ -225,11 +225,14 @@ def _layer(path: Path, name: str, layer: int) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
-    """Reads cluster numbers, one per image code. Raises UserError if the file has something else."""
+    """Cluster numbers, one an image code. Raises UserError if the file holds something else."""
+    require_regular_file(path)
     try:
         labels = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a NumPy file of cluster labels") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size or labels.min() < 0:
-        raise UserError(f"{path} should have cluster numbers, one for each image code")
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
+        raise UserError(f"{path} should hold cluster numbers, one an image code")
+    if labels.min() < 0 or labels.max() >= len(labels):
+        raise UserError(f"{path} has clusters {labels.min()}..{labels.max()} for {len(labels)} image codes")
     return labels

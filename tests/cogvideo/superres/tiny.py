@@ -2,12 +2,12 @@
 
 import functools
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.superres.config import CoarseGrid, SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
+from tests.random_weights import random_params
 
 COARSE = CoarseGrid(grid=2, first_position=8, kernel=(3, 3))
 
@@ -36,11 +36,7 @@ def config(coarse: CoarseGrid | None = COARSE, **changes) -> SuperResolutionConf
 def random_model(config: SuperResolutionConfig):
     """(model, params), the direct or the iterative one."""
     model = (DirectSuperResolution if config.coarse else IterativeSuperResolution)(config)
-    params = nn.meta.unbox(jax.jit(model.init)(jax.random.key(0), *model.empty_inputs())["params"])
-    leaves, tree = jax.tree.flatten(params)
-    keys = jax.random.split(jax.random.key(1), len(leaves))
-    noise = [leaf + 0.3 * jax.random.normal(key, leaf.shape) for key, leaf in zip(keys, leaves)]
-    return model, jax.tree.unflatten(tree, noise)
+    return model, random_params(model.init, *model.empty_inputs())
 
 
 def random_batch(config: SuperResolutionConfig, *, rows: int = 2, seed: int = 2):

@@ -16,6 +16,7 @@ from cogvideo_jax.models.cogvideo.training.vq_step import (
     peak_signal_to_noise,
     scaled,
     shrink,
+    vq_evaluate,
     vq_train_step,
 )
 from cogvideo_jax.models.cogvideo.vq.config import DEMO
@@ -93,6 +94,21 @@ def test_same_state_frames_and_key_give_the_same_step():
     state = init_vq_state(SMALL, jax.random.key(0), squares(0), TX)
     first, second = (step(state, squares(1), jax.random.key(2)) for _ in range(2))
     assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), first, second))
+
+
+def test_evaluation_says_what_a_step_says_before_its_update():
+    settings = dict(config=SMALL, commitment=0.25, foreground_weight=4.0, background=WHITE)
+    step = stepper().__wrapped__
+
+    @jax.jit
+    def both(frames):
+        state = init_vq_state(SMALL, jax.random.key(0), frames, TX)
+        return vq_evaluate(state.params, state.codebook, frames, **settings), step(state, frames, jax.random.key(2))[1]
+
+    found, said = both(squares(1))
+    assert found.keys() == said.keys() - {"perplexity", "restarted"}
+    for name, value in found.items():
+        np.testing.assert_allclose(value, said[name], rtol=1e-4, atol=1e-6)
 
 
 def test_codes_follow_averages_and_not_the_optimizer():

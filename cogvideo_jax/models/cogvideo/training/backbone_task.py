@@ -9,7 +9,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from cogvideo_jax.data.batches import MakeExample, token_batches
+from cogvideo_jax.data.batches import Example, MakeExample, held_out_batches, token_batches
+from cogvideo_jax.data.held_out import TrainingClips, held_out_clips
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
@@ -17,14 +18,17 @@ from cogvideo_jax.models.cogvideo.training import examples, superres_loss, trans
 from cogvideo_jax.models.cogvideo.training.config import BackboneConfig, StageConfig, SuperResolutionTraining
 from cogvideo_jax.models.cogvideo.training.inherit import from_base, from_base_tiled
 from cogvideo_jax.models.cogvideo.training.parameters import MATRICES, abstract_params, split_attention_plus, stored
+from cogvideo_jax.models.cogvideo.training.samples import check_samples, sample_clips
 from cogvideo_jax.models.cogvideo.training.token_data import OpenData, open_data
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, Transformer
 from cogvideo_jax.nn.attention import Kernel, kernel_for
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.training.ema import averaged
 from cogvideo_jax.training.export import export
 from cogvideo_jax.training.gradient_task import GradientTask, Learner
 from cogvideo_jax.training.init_from import Origins, check_complete, check_shapes, from_file
+from cogvideo_jax.training.samples import Sample
 from cogvideo_jax.training.state import Split, TrainState, all_trained
 from cogvideo_jax.training.task import Batches
 
@@ -53,15 +57,33 @@ class BackboneTask(GradientTask):
     def batches(self) -> Batches:
         config, (cache, text) = self.config, self._data
         rows = meshes.batch_rows(self.mesh, config.batch_size)
+        clips = TrainingClips(cache, share=config.validation.held_out)
         make = make_example(config, text)
-        return token_batches(cache, make, batch_size=config.batch_size, seed=config.seed, rows=rows)
+        return token_batches(clips, make, batch_size=config.batch_size, seed=config.seed, rows=rows)
+
+    def validation_batches(self) -> list[Example]:
+        """As small as the microbatches of training, so that they fit into the same memory."""
+        config, (cache, text) = self.config, self._data
+        size, count = config.batch_size // config.microbatches, config.validation.batches * config.microbatches
+        clips, rows = held_out_clips(cache, share=config.validation.share), meshes.batch_rows(self.mesh, size)
+        make = make_example(config, text)
+        return held_out_batches(clips, make, batch_size=size, batches=count, seed=config.seed, rows=rows)
 
     def export(self, state: TrainState, path: Path) -> None:
-        description = {"kind": self.config.part, "config": dataclasses.asdict(self.config.model)}
-        export(path, state.trained, description | {"tokenizer": self._data.cache.fingerprint})
+        export(path, averaged(state.opt_state, state.trained), self._description)
+
+    def sample(self, state: TrainState) -> list[Sample]:
+        trained = meshes.to_host(averaged(state.opt_state, state.trained))
+        return sample_clips(self.config, trained, self._description)
+
+    @property
+    def _description(self) -> dict:
+        sizes, fingerprint = dataclasses.asdict(self.config.model), self._data.cache.fingerprint
+        return {"kind": self.config.part, "config": sizes, "tokenizer": fingerprint}
 
     @functools.cached_property
     def _data(self) -> OpenData:
+        check_samples(self.config)
         return open_data(self.config)
 
 
@@ -81,6 +103,7 @@ def build_model(config: BackboneConfig, mesh: jax.sharding.Mesh | None = None) -
 def check_files(config: BackboneConfig) -> None:
     """Opens the files that a config names; reads no arrays and no clips. Raises UserError if they do not fit."""
     open_data(config)
+    check_samples(config)
     known, shapes = origins(config), _split(config)(nn.meta.unbox(abstract_params(build_model(config))))
     check_complete(shapes.frozen, known)
     check_shapes(shapes.trained, known)

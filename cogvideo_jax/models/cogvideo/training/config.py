@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.interface import Prompt
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.training.vq_step import check_scales
 from cogvideo_jax.models.cogvideo.transformer.transformer import Remat
 from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 from cogvideo_jax.runtime.schemas import STRICT, NotNegative, NotNegativeFloat, Positive, PositiveFloat, Share
-from cogvideo_jax.training.config import FilePath, TrainConfig
+from cogvideo_jax.training.config import FilePath, SampleConfig, TrainConfig
 
 Rates = tuple[PositiveFloat, ...]  # frames a second
 Byte = Annotated[int, Field(ge=0, le=255)]
@@ -113,6 +114,30 @@ class FineExample:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class FrameSamples(SampleConfig):
+    """Frames beside their reconstructions.
+
+    Attributes:
+      frames: how many.
+    """
+
+    frames: Annotated[int, Field(gt=0, le=1000)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ClipSamples(SampleConfig):
+    """Clips of prompts.
+
+    Attributes:
+      prompts: one a clip.
+      weights: folder with the other parts of the model, of the same sizes; "" for the demo's.
+    """
+
+    prompts: Annotated[tuple[Prompt, ...], Field(min_length=1, max_length=1000)]
+    weights: Annotated[FilePath, Field(min_length=0)]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class TokenizerConfig(TrainConfig):
     """Image tokenizer."""
 
@@ -121,6 +146,7 @@ class TokenizerConfig(TrainConfig):
     model: VQConfig
     vq: VQTraining
     data: FrameData
+    samples: FrameSamples
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,6 +174,7 @@ class BackboneConfig(TrainConfig):
     attention: Literal["auto", "xla", "splash", "interpreted", "cudnn"]
     model: TransformerConfig | SuperResolutionConfig
     data: TokenData
+    samples: ClipSamples
 
     def __post_init__(self):
         super().__post_init__()

@@ -8,6 +8,8 @@ from ml_collections import ConfigDict
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 
+NO_VALIDATION = dict(every=0, batches=4, share=0.0)  # the shipped demo weights saw every clip
+
 
 def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) -> ConfigDict:
     """Transformers of the demo: two CPU cores, Muon.
@@ -22,6 +24,8 @@ def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) ->
         keep_checkpoints=2,
         dtype="float32",
         remat="nothing",
+        validation=NO_VALIDATION,
+        samples=dict(every=0, prompts=("a red ball bounces to the right", "红色的球向右移动"), weights=""),
         mesh=dict(data=-1, fsdp=1, tensor=1),
         optimizer=dict(
             learning_rate=learning_rate,
@@ -54,6 +58,8 @@ def released(
         keep_checkpoints=3,
         dtype="bfloat16",
         remat="everything",
+        validation=dict(every=500, batches=1, share=0.01),
+        samples=dict(every=0, prompts=("a lion is drinking water", "一只狮子在喝水"), weights="weights/cogvideo"),
         mesh=dict(data=1, fsdp=-1, tensor=8),
         optimizer=dict(
             learning_rate=2e-4,
@@ -101,4 +107,6 @@ def transformer(part: str, *, model: TransformerConfig | SuperResolutionConfig, 
 
 def task(part: str, *, model: Any, **own: Any) -> ConfigDict:
     """Settings that all parts share; `own` adds the others."""
-    return ConfigDict(dict(family="cogvideo", part=part, seed=0, model=dataclasses.asdict(model), **own))
+    return ConfigDict(
+        dict(family="cogvideo", part=part, seed=0, ema=0.0, tensorboard=False, model=dataclasses.asdict(model), **own)
+    )

@@ -41,6 +41,14 @@ class VQState:
         return {"networks": self.params, "codebook": self.codebook}
 
 
+class _Weighted(NamedTuple):
+    """Frames as the networks see them, and how much each pixel counts."""
+
+    target: Float[Array, "B H W 3"]
+    foreground: Float[Array, "B H W 1"]
+    weights: Float[Array, "B H W 1"]
+
+
 class _Forward(NamedTuple):
     """What the step needs beside the loss."""
 
@@ -182,12 +190,10 @@ def vq_train_step(
     """
     restart_rng, window_rng = jax.random.split(rng)
     frames = _learned(frames, window_rng, scales=scales, window=window, grid=config.rates[-1], background=background)
-    target = normalise(frames, config)
-    foreground = foreground_mask(frames, background)
-    weights = 1.0 + (foreground_weight - 1.0) * foreground
+    batch = _weighted(frames, config, foreground_weight=foreground_weight, background=background)
 
     def loss_of(params):
-        forward = _forward(config, params, state.codebook, target, weights)
+        forward = _forward(config, params, state.codebook, batch)
         return forward.reconstruction + commitment * forward.commitment, forward
 
     (loss, forward), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
@@ -198,15 +204,45 @@ def vq_train_step(
     codebook, restarted = codes.restart_dead_codes(codebook, forward.latents, far, restart_rng, below=restart_below)
     state = VQState(state.step + 1, params, opt_state, codebook)
     used = counts / counts.sum()
-    unit, unit_target = to_unit_range(forward.images, config), to_unit_range(target, config)
-    return state, {
+    perplexity = jnp.exp(-jax.scipy.special.xlogy(used, used).sum())
+    return state, _scalars(loss, forward, batch, config) | {"perplexity": perplexity, "restarted": restarted}
+
+
+def vq_evaluate(
+    params: PyTree,
+    codebook: Codebook,
+    frames: UInt8[Array, "B H W 3"],
+    *,
+    config: VQConfig,
+    commitment: float,
+    foreground_weight: float,
+    background: tuple[int, int, int],
+    window: int = 0,
+    scales: Sequence[int] = (1,),
+) -> dict[str, Array]:
+    """Scalars of `vq_train_step` without an update, in windows that are always the same."""
+    cut = dict(scales=scales, window=window, grid=config.rates[-1], background=background)
+    frames = _learned(frames, jax.random.key(0), **cut)
+    batch = _weighted(frames, config, foreground_weight=foreground_weight, background=background)
+    forward = _forward(config, params, codebook, batch)
+    return _scalars(forward.reconstruction + commitment * forward.commitment, forward, batch, config)
+
+
+def _weighted(
+    frames: UInt8[Array, "B H W 3"], config: VQConfig, *, foreground_weight: float, background: tuple[int, int, int]
+) -> _Weighted:
+    foreground = foreground_mask(frames, background)
+    return _Weighted(normalise(frames, config), foreground, 1.0 + (foreground_weight - 1.0) * foreground)
+
+
+def _scalars(loss: Array, forward: _Forward, batch: _Weighted, config: VQConfig) -> dict[str, Array]:
+    unit, unit_target = to_unit_range(forward.images, config), to_unit_range(batch.target, config)
+    return {
         "loss": loss,
         "reconstruction": forward.reconstruction,
         "commitment": forward.commitment,
-        "psnr": peak_signal_to_noise(unit, unit_target, jnp.ones_like(foreground)),
-        "psnr_foreground": peak_signal_to_noise(unit, unit_target, foreground),
-        "perplexity": jnp.exp(-jax.scipy.special.xlogy(used, used).sum()),
-        "restarted": restarted,
+        "psnr": peak_signal_to_noise(unit, unit_target, jnp.ones_like(batch.foreground)),
+        "psnr_foreground": peak_signal_to_noise(unit, unit_target, batch.foreground),
     }
 
 
@@ -214,11 +250,11 @@ def _encode(config: VQConfig, params: PyTree, images: Array, rate: int) -> Float
     return VQNetworks(config).apply({"params": params}, images, rate=rate, method="encode")
 
 
-def _forward(config: VQConfig, params: PyTree, codebook: Codebook, target: Array, weights: Array) -> _Forward:
+def _forward(config: VQConfig, params: PyTree, codebook: Codebook, batch: _Weighted) -> _Forward:
     """All rates through the shared code book; losses are means over the rates."""
     images, latents, found = [], [], []
     for rate in config.rates:
-        latent = _encode(config, params, target, rate)
+        latent = _encode(config, params, batch.target, rate)
         nearest = codes.nearest(jax.lax.stop_gradient(latent), codebook.vectors)
         quantised = codes.straight_through(latent, codes.look_up(nearest.ids, codebook.vectors))
         images.append(VQNetworks(config).apply({"params": params}, quantised, rate=rate, method="decode"))
@@ -227,6 +263,6 @@ def _forward(config: VQConfig, params: PyTree, codebook: Codebook, target: Array
     latents, images = jnp.concatenate(latents), jnp.stack(images)
     ids = jnp.concatenate([one.ids for one in found])
     distance = jnp.concatenate([one.squared_distance for one in found])
-    reconstruction = (weights * jnp.square(images - target)).mean()
+    reconstruction = (batch.weights * jnp.square(images - batch.target)).mean()
     commitment = jnp.square(latents - codes.look_up(ids, codebook.vectors)).mean()
     return _Forward(reconstruction, commitment, images, jax.lax.stop_gradient(latents), ids, distance)

@@ -14,6 +14,7 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.schemas import STRICT, Few, Size, check
 
 Multipliers = Annotated[tuple[Few, ...], Field(min_length=1, max_length=10)]
+Blocks = Annotated[int, Field(strict=True, ge=0, le=1000)]
 Colour = Annotated[float, Field(ge=-10, le=10)]
 Spread = Annotated[float, Field(gt=0, le=10)]
 
@@ -58,7 +59,7 @@ class VQConfig:
     latent_channels: Size
     encoder_channels: Size
     encoder_multipliers: Multipliers
-    encoder_res_blocks: Few
+    encoder_res_blocks: Blocks
     encoder_patch: Few
     encoder_kernel: Few
     encoder_downsample_kernel: Annotated[int, Field(ge=2, le=3)]
@@ -66,7 +67,7 @@ class VQConfig:
     encoder_attention: bool
     decoder_channels: Size
     decoder_multipliers: tuple[Multipliers, ...]
-    decoder_res_blocks: Few
+    decoder_res_blocks: Blocks
     decoder_patch: Few
     decoder_kernel: Few
     decoder_norm: Norm
