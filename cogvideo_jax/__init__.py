@@ -19,7 +19,7 @@ Rooms, and which others each may import (`tests/test_rooms.py` checks it):
     convert/          foreign checkpoints, read safely and one tensor at a time
     bench/            what this machine reaches; the report of `cogvideo bench`  -> chain
 
-On the ground, for every room:
+Every room may also import:
 
     interface.py      Request, Step, Sampler, Encoder, Family: the objects that families and tools share
     notation.py       the dimension letters and the named jaxtyping arrays
