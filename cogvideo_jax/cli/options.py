@@ -30,7 +30,7 @@ def require_extra(name: str, modules: Sequence[str]) -> None:
     """Raises UserError if a library of an extra of this package is not installed."""
     missing = [module for module in modules if importlib.util.find_spec(module) is None]
     if missing:
-        raise UserError(f'this needs {", ".join(missing)}; install them with pip install "cogvideo_jax[{name}]"')
+        raise UserError(f'this needs {", ".join(missing)}; install the extra with pip install ".[{name}]"')
 
 
 def add_weights(parser: ArgumentParser) -> None:
