@@ -64,8 +64,8 @@ def _check_coarse(model: SuperResolutionConfig, cache: TokenCache) -> None:
 def _check_lengths(config: StageConfig, cache: TokenCache) -> None:
     """Every clip must yield enough frames at the highest rate; found here, not in the middle of a run."""
     frames, highest = config.model.layout.frames, max(config.example.rates)
-    shortest = cache.meta["shortest_seconds"]
-    intervals = (shortest - 1 / cache.meta["top_fps"]) * highest
+    shortest = cache.meta.shortest_seconds
+    intervals = (shortest - 1 / cache.meta.top_fps) * highest
     if round(intervals, 3) < frames - 1:
         raise UserError(
             f"the shortest clip lasts {shortest:g} s, too short for {frames} frames at {highest:g} a second; "
