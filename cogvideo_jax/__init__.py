@@ -10,8 +10,7 @@ Rooms, and which others each may import (`tests/test_rooms.py` checks it):
     chain.py          running, planning and timing a list of steps
     cli/              the command `cogvideo`                                   -> all but nn, convert and the families
     models/           registry.py names the families; each has a folder of its own, and none imports another
-      cogvideo/       2022: transformer over image tokens; key frames, interpolation, super-resolution
-                                                                               -> nn, data, training, convert, bench
+      cogvideo/       2022: transformer over image tokens                   -> nn, data, training, convert, bench, chain
     nn/               layers that several families use
     data/             videos on disk -> cached features -> batches; motion/ draws the demo's clips
     training/         batches -> parameters; knows no model                    -> data
@@ -20,7 +19,7 @@ Rooms, and which others each may import (`tests/test_rooms.py` checks it):
     convert/          foreign checkpoints, read safely and one tensor at a time
     bench/            what this machine reaches; the report of `cogvideo bench`  -> chain
 
-On the ground, for every room:
+Every room may also import:
 
     interface.py      Request, Step, Sampler, Encoder, Family: the objects that families and tools share
     notation.py       the dimension letters and the named jaxtyping arrays

@@ -15,11 +15,11 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Key, UInt8
-from cogvideo_jax.runtime.schemas import NotNegative, PositiveFloat, Schema, Seed, sentence
+from cogvideo_jax.runtime.schemas import NotNegative, PositiveFloat, Schema, Seed, make
 
 LONGEST_PROMPT = 10_000  # characters
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
@@ -88,7 +88,7 @@ class Request(Schema):
     def asked(self) -> set[str]:
         """Optional fields that differ from their defaults."""
         fields = type(self).model_fields
-        return {name for name in self.model_fields_set if getattr(self, name) is not fields[name].default}
+        return {name for name in self.model_fields_set if not _same(getattr(self, name), fields[name].default)}
 
     def keys(self) -> Key[Array, "B"]:
         """One random key a video; it depends on the video's seed and copy only."""
@@ -97,12 +97,13 @@ class Request(Schema):
         return jnp.stack([jax.random.fold_in(jax.random.key(seed), copy) for seed, copy in pairs])
 
 
+def _same(value: Any, default: Any) -> bool:
+    return value is default or (isinstance(value, str) and value == default)
+
+
 def make_request(**fields: Any) -> Request:
     """A request of these fields. Raises UserError, in one sentence, if one of them cannot be."""
-    try:
-        return Request(**fields)
-    except ValidationError as error:
-        raise UserError(sentence(error, "the request")) from error
+    return make(Request, where="the request", **fields)
 
 
 class Features(Protocol):
@@ -229,20 +230,19 @@ class Sampler(abc.ABC):
         """
 
 
-@dataclasses.dataclass(frozen=True)
-class Opening:
+class Opening(Schema):
     """How weights are opened.
 
     Attributes:
       dtype: in which matrices are kept and multiplied; None for float32 on a CPU, else bfloat16.
       one_stage_at_a_time: let go of one part's weights before the next is loaded.
-      int8: what is kept as int8: "weights", "cache".
+      int8: what is kept as int8.
       growing_cache: a program for every number of frames, which reads no frames that do not exist yet.
     """
 
-    dtype: str | None = None
+    dtype: Literal["float32", "bfloat16"] | None = None
     one_stage_at_a_time: bool = False
-    int8: tuple[str, ...] = ()
+    int8: tuple[Literal["weights", "cache"], ...] = ()
     growing_cache: bool = False
 
 
@@ -270,8 +270,7 @@ class Benchmark(NamedTuple):
       help: one line for the command line.
       add_arguments: adds the options that only it has.
       settings: options -> keyword arguments of every measurement.
-      measure: options; `machine`, `trace` and one of the settings -> a NamedTuple of figures, whose method `cells`
-        gives them as text by column.
+      measure: options; `machine`, `trace` and one of the settings -> a row of the report (`bench.report.Measured`).
     """
 
     help: str

@@ -34,22 +34,6 @@ def safe_name(prompt: str) -> str:
     return name[:LONGEST_NAME].rstrip("_") or "video"
 
 
-def read_prompts(path: str | Path) -> list[str]:
-    """One prompt a line; empty lines are left out.
-
-    Raises:
-      UserError: the file cannot be read, is not text, or has no prompt.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"prompts file {path} cannot be read as text") from error
-    prompts = [line.strip() for line in lines if line.strip()]
-    if not prompts:
-        raise UserError(f"prompts file {path} has no line with a prompt")
-    return prompts
-
-
 def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Sequence[str]) -> list[Job]:
     """Where every video goes; creates the folder and makes sure that it can be written.
 

@@ -21,6 +21,7 @@ from cogvideo_jax.interface import Clips, Features, Opening, Request, Sampler, S
 from cogvideo_jax.models import registry
 from cogvideo_jax.notation import UInt8
 from cogvideo_jax.runtime import media
+from cogvideo_jax.runtime.schemas import make
 
 __all__ = ["Request", "Step", "TextToVideo", "Video", "load"]
 
@@ -110,8 +111,9 @@ class TextToVideo:
 
     def videos(self, request: Request, clips: Clips) -> list[Video]:
         """Frames of a request as videos."""
-        features = clips.features or [None] * len(clips.frames)
-        return [Video(frames, clips.fps, *rest) for frames, *rest in zip(clips.frames, request.prompts, features)]
+        features: Sequence[Features | None] = clips.features or [None] * len(clips.frames)
+        each = zip(clips.frames, request.prompts, features)
+        return [Video(frames, clips.fps, prompt, own) for frames, prompt, own in each]
 
     def request(self, prompt: str | Sequence[str], *, seed: int = 0, **fields: Any) -> Request:
         """What a call with these arguments asks for. Raises UserError for values that no family takes."""
@@ -142,21 +144,17 @@ class TextToVideo:
         return chain.run(self.steps(request) if steps is None else steps, progress=progress)
 
 
-def load(
-    folder: str | Path | None = None,
-    *,
-    dtype: str | None = None,
-    one_stage_at_a_time: bool = False,
-    int8: Sequence[str] = (),
-    growing_cache: bool = False,
-) -> TextToVideo:
-    """Opens a folder of weights, by default those of the demo. Arguments as in `interface.Opening`.
+def load(folder: str | Path | None = None, **how: Any) -> TextToVideo:
+    """Opens a folder of weights, by default those of the demo.
+
+    Args:
+      how: `dtype`, `one_stage_at_a_time`, `int8`, `growing_cache`; see `interface.Opening`.
 
     Raises:
       UserError: one sentence, if something is missing, damaged or does not fit.
     """
-    opening = Opening(dtype, one_stage_at_a_time, tuple(int8), growing_cache)
-    if folder is None:
-        found = registry.family(registry.DEFAULT)
-        return TextToVideo(found.open(found.demo, opening))
-    return TextToVideo(registry.family_of(folder).open(Path(folder), opening))
+    if "int8" in how:
+        how["int8"] = tuple(how["int8"])
+    opening = make(Opening, where="opening weights", **how)
+    folder = registry.demo_folder() if folder is None else Path(folder)
+    return TextToVideo(registry.family_of(folder).open(folder, opening))

@@ -20,7 +20,7 @@ ARROWS = {
     "convert": set(),
     "bench": {"chain"},
     "training": {"data"},
-    "models.cogvideo": {"nn", "data", "training", "convert", "bench"},
+    "models.cogvideo": {"nn", "data", "training", "convert", "bench", "chain"},
     "models.registry": set(),  # it imports families by their names
     "text_to_video": {"models.registry", "chain"},
     "jobs": {"text_to_video"},

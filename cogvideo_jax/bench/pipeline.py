@@ -8,6 +8,7 @@ import psutil
 
 from cogvideo_jax import chain
 from cogvideo_jax.bench.machine import Machine, profile
+from cogvideo_jax.bench.report import Measured
 from cogvideo_jax.interface import Request, Sampler, make_request
 from cogvideo_jax.runtime.memory import measured_peak, require
 from cogvideo_jax.runtime.mesh import round_up
@@ -38,13 +39,6 @@ class PipelineTiming(NamedTuple):
     steps: dict[str, float]
     peak: int
 
-    def cells(self) -> dict[str, str]:
-        """Values as text, by column."""
-        seconds = dict(start=self.started, load=self.load, compile=self.compile, first=self.first)
-        seconds |= self.steps | {"again": sum(self.steps.values())}
-        shown = {name: f"{value:.2f}" for name, value in seconds.items()}
-        return {"batch": f"{self.batch}", "frames": f"{self.frames}", **shown, "GiB": f"{self.peak / 2**30:.2f}"}
-
 
 def measure_pipeline(
     open_sampler: Callable[[], Sampler],
@@ -53,7 +47,7 @@ def measure_pipeline(
     batch: int,
     started: float = 0.0,
     trace: str | None = None,
-) -> PipelineTiming:
+) -> Measured:
     """Makes videos of the greatest length and frame rate that the weights give, twice."""
     del machine  # seconds only
     sampler, load = _timed(open_sampler)
@@ -65,7 +59,8 @@ def measure_pipeline(
     again = sampler.steps(_request(batch, seed=1), {step.limit: step.rows for step in planned.steps if step.limit})
     with profile(trace):
         clips = chain.run(again, on_step=steps.__setitem__)
-    return PipelineTiming(batch, clips.frames.shape[1], started, load, compiled, first, steps, measured_peak())
+    row = PipelineTiming(batch, clips.frames.shape[1], started, load, compiled, first, steps, measured_peak())
+    return Measured(row._asdict(), cells(row))
 
 
 def _request(batch: int, *, seed: int) -> Request:
@@ -81,3 +76,11 @@ def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
     begun = time.perf_counter()
     result = run()
     return result, time.perf_counter() - begun
+
+
+def cells(row: PipelineTiming) -> dict[str, str]:
+    """Values as text, by column."""
+    seconds = dict(start=row.started, load=row.load, compile=row.compile, first=row.first)
+    seconds |= row.steps | {"again": sum(row.steps.values())}
+    shown = {name: f"{value:.2f}" for name, value in seconds.items()}
+    return {"batch": f"{row.batch}", "frames": f"{row.frames}", **shown, "GiB": f"{row.peak / 2**30:.2f}"}

@@ -4,7 +4,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
@@ -13,9 +13,16 @@ from cogvideo_jax.bench.machine import Machine
 WIDTH = 12
 
 
+class Measured(NamedTuple):
+    """One row of a report: figures for JSON, and what is shown of them, by column."""
+
+    figures: dict[str, Any]
+    cells: dict[str, str]
+
+
 def report(
     machine: Machine,
-    measure: Callable[..., Any],
+    measure: Callable[..., Measured],
     settings: Sequence[Mapping[str, Any]],
     *,
     asked: dict[str, Any],
@@ -24,7 +31,7 @@ def report(
     """Measures every setting, names those that do not fit, and returns their number.
 
     Args:
-      measure: called with each setting; returns a NamedTuple whose `cells()` are shown by column.
+      measure: called with each setting.
       asked: options of the command, for the JSON.
       out: file for the JSON.
     """
@@ -37,12 +44,12 @@ def report(
             name = ", ".join(f"{key} {value}" for key, value in setting.items())
             print(f"cogvideo bench: {name}: {str(error).splitlines()[0]}", file=sys.stderr)
             continue
-        shown = row.cells()
+        shown = row.cells
         if not rows:
             print("".join(f"{name:>{WIDTH}}" for name in shown))
         print("".join(f"{value:>{WIDTH}}" for value in shown.values()), flush=True)
         rows.append(row)
     if out:
-        figures = {"asked": asked, "machine": machine._asdict(), "rows": [row._asdict() for row in rows]}
+        figures = {"asked": asked, "machine": machine._asdict(), "rows": [row.figures for row in rows]}
         Path(out).write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     return len(settings) - len(rows)

@@ -1,26 +1,7 @@
 """`cogvideo assemble`: trained parts become one folder of weights."""
 
-from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+import functools
 
-from cogvideo_jax.cli import options as shared
-from cogvideo_jax.errors import UserError
+from cogvideo_jax.cli import family_command
 
-
-def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
-    """The options of the family that is asked for."""
-    family = shared.add_family(parser, arguments)
-    if family.assemble is not None:
-        family.assemble.add_arguments(parser)
-    parser.set_defaults(run=run)
-
-
-def run(options: Namespace, rest: list[str]) -> int:
-    """Prints the files that were written."""
-    from cogvideo_jax.models import registry
-
-    family = registry.family(options.family)
-    if family.assemble is None:
-        raise UserError(f"{family.name} has nothing to assemble")
-    print(*family.assemble.run(options), sep="\n")
-    return 0
+add_arguments = functools.partial(family_command.add_arguments, "assemble")

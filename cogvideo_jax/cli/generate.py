@@ -91,7 +91,7 @@ def run(options: Namespace, rest: list[str]) -> int:
 
 def prompts_of(options: Namespace) -> list[str]:
     """The prompt, or those of a file. Raises UserError unless it is one of both."""
-    from cogvideo_jax.jobs import read_prompts
+    from cogvideo_jax.runtime.prompts import read_prompts
 
     if (options.prompt is None) == (options.prompts is None):
         raise UserError("give either a prompt or --prompts FILE")

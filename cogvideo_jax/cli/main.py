@@ -9,6 +9,7 @@ import importlib
 import sys
 import traceback
 from collections.abc import Sequence
+from logging import WARNING, LogRecord
 
 from absl import logging
 
@@ -32,13 +33,18 @@ USAGE, INTERRUPTED, BUG = 2, 130, 70  # exit statuses; 70 is EX_SOFTWARE
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     logging.set_verbosity(logging.INFO)
-    logging.get_absl_handler().addFilter(lambda record: "orbax" not in record.pathname)
+    logging.get_absl_logger().addFilter(_is_ours)
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser(arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest and "config" not in options:
         parser.error(f"unknown argument {rest[0]}")
     return _run(options, rest)
+
+
+def _is_ours(record: LogRecord) -> bool:
+    """False for what orbax tells of its own work; its warnings stay."""
+    return "orbax" not in record.pathname or record.levelno >= WARNING
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:

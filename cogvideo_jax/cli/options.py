@@ -74,17 +74,16 @@ def opening_of(options: Namespace) -> "Opening":
     """How the options want weights to be opened."""
     from cogvideo_jax.interface import Opening
 
-    return Opening(options.dtype, options.one_stage_at_a_time, tuple(options.int8), options.growing_cache)
+    names = ("dtype", "one_stage_at_a_time", "growing_cache")
+    return Opening(int8=tuple(options.int8), **{name: getattr(options, name) for name in names})
 
 
 def open_weights(options: Namespace) -> "TextToVideo":
     """The folder that the options name, on prepared devices."""
-    import dataclasses
-
     from cogvideo_jax.text_to_video import load
 
     prepare_devices(options)
-    return load(options.weights, **dataclasses.asdict(opening_of(options)))
+    return load(options.weights, **opening_of(options).model_dump())
 
 
 def formats_of(options: Namespace) -> list[str]:

@@ -26,6 +26,13 @@ def family(name: str) -> Family:
     return importlib.import_module(FAMILIES[name]).FAMILY
 
 
+def demo_folder() -> Path:
+    """The weights that come with the package."""
+    folder = family(DEFAULT).demo
+    assert folder is not None, f"{DEFAULT} ships its demo"
+    return folder
+
+
 def family_of(folder: str | Path) -> Family:
     """The family whose weights a folder holds; folders from before there were families hold CogVideo.
 

@@ -13,7 +13,7 @@ T = TypeVar("T")
 LARGEST = 1 << 30  # bytes
 
 
-def read_lines(path: Path, schema: type[T] = dict) -> list[T]:
+def read_lines(path: Path, schema: type[T]) -> list[T]:
     """Rows of an earlier run; a row truncated by a kill is dropped with a warning.
 
     Raises:

@@ -133,6 +133,14 @@ def check(values: Any, schema: type[T], *, where: str) -> T:
     return parse_json(text, schema, where=where)
 
 
+def make(schema: type[T], *, where: str, **fields: Any) -> T:
+    """An object of a Schema; `where` names it in errors. Raises UserError."""
+    try:
+        return schema(**fields)
+    except ValidationError as error:
+        raise UserError(sentence(error, where)) from error
+
+
 def sentence(error: ValidationError, where: str) -> str:
     """The first fault of a validation in plain words, and how many more there are."""
     faults = error.errors(include_url=False)

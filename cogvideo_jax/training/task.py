@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 from cogvideo_jax.runtime.memory import Phase, compile_all, tree_bytes, working_bytes
 from cogvideo_jax.training.config import TrainConfig
@@ -71,9 +72,9 @@ class Task(abc.ABC):
     def batches(self) -> Batches:
         """Batches of this process. Raises UserError for data that do not fit."""
 
-    @abc.abstractmethod
     def validation_batches(self) -> list[PyTree]:
         """This process's part of the held-out examples. Raises UserError if no clip is held out."""
+        raise UserError(f"{self.config.part} has no held-out clips; set validation.every=0")
 
     @abc.abstractmethod
     def frozen(self) -> PyTree:
@@ -87,9 +88,9 @@ class Task(abc.ABC):
     def export(self, state: PyTree, path: Path) -> None:
         """Writes the trained weights."""
 
-    @abc.abstractmethod
     def sample(self, state: PyTree) -> list[Sample]:
         """What the state can make, for people to look at."""
+        raise UserError(f"{self.config.part} makes no samples; set samples.every=0")
 
     def trained(self, state: PyTree) -> PyTree:
         """Parameters of a state that training changes."""

@@ -25,7 +25,7 @@ def test_key_frames_survive_the_round_trip(tmp_path):
         (IDS - 1, "ids are -1..78"),
         (IDS[:4], "4 frames; interpolation needs an odd number"),
         (IDS[:1], "1 frames"),
-        (IDS[:, :15], "15 tokens a frame, which are no square grid"),
+        (IDS[:, :15], "15 tokens a frame, which do not form a square grid"),
         (IDS[:, :0], "0 tokens"),
         (IDS[0], "of shape"),
     ],
@@ -45,7 +45,7 @@ def test_other_files_and_other_tokenizers_are_refused(tmp_path):
     with pytest.raises(UserError, match="ids are float32"):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)
     save_weights(path, {"codes": IDS.astype(np.int32)}, description)
-    with pytest.raises(UserError, match="holds no key frames"):
+    with pytest.raises(UserError, match="has no key frames"):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)
     save_weights(path, {"ids": IDS.astype(np.int32)}, description | {"kind": "base"})
     with pytest.raises(UserError, match="kind is 'base'; it should be 'keyframes'"):

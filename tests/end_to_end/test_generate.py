@@ -94,6 +94,13 @@ def test_wishes_that_cannot_be_are_refused_in_a_sentence(pipe, fields, words):
         pipe(PROMPT, **fields)
 
 
+def test_weights_are_opened_in_known_ways_only(weights):
+    with pytest.raises(UserError, match=r"int8\[0\] is 'matrices'; it should be 'weights' or 'cache'"):
+        load(weights, int8=["matrices"])
+    with pytest.raises(UserError, match="unknown key speed"):
+        load(weights, speed=3)
+
+
 def test_the_same_command_writes_the_same_file(weights, tmp_path, capsys):
     for name in ("a.mp4", "b.mp4"):
         assert main(["generate", PROMPT, "--weights", str(weights), "--out", str(tmp_path / name)]) == 0

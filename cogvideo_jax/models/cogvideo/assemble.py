@@ -1,4 +1,4 @@
-"""Trained parts, a text model and a sampling_config -> one folder that `cogvideo generate --weights` takes."""
+"""Assembles trained parts, a text model and a sampling config to one folder for `cogvideo generate --weights`."""
 
 import shutil
 from pathlib import Path
@@ -23,10 +23,10 @@ def assemble(
     """Copies the parts under the names that `WeightsFolder` expects, and opens the result once.
 
     Args:
-      parts: part -> its weights.safetensors; all but super-resolution are needed.
+      parts: path of weights.safetensors by part; all but super-resolution are required.
 
     Raises:
-      UserError: a file is missing or holds another part, or the parts do not fit together.
+      UserError: a file is missing or has another part, or the parts do not fit together.
     """
     out, fingerprint = Path(out), load_tokenizer(parts["tokenizer"]).fingerprint
     out.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def assemble(
 
 
 def save_part(out: Path, part: str, tree: PyTree, description: dict) -> None:
-    """One file, or two if the part trained what it inherits, too: then it stands on a base of its own."""
+    """Writes one file, or two if the part also trained its base, which then becomes its own base."""
     flat = flatten_dict(tree)
     inherited = {path: leaf for path, leaf in flat.items() if not is_attention_plus(path)}
     if part in ("base", "tokenizer") or not inherited:
@@ -55,17 +55,17 @@ def save_part(out: Path, part: str, tree: PyTree, description: dict) -> None:
 
 
 def add_text_model(source: str | Path, folder: str | Path) -> Path:
-    """Copies a SentencePiece model into a folder of weights. Raises UserError if it is none."""
+    """Copies a SentencePiece model into a folder of weights. Raises UserError if it is not one."""
     TextTokenizer.from_file(source, image_codes=1)
     Path(folder).mkdir(parents=True, exist_ok=True)
     return Path(shutil.copyfile(source, Path(folder) / TEXT_MODEL))
 
 
 def add_labels(source: str | Path, folder: str | Path) -> Path:
-    """Copies cluster labels, one whole number an image code, into a folder of weights.
+    """Copies cluster labels, one integer per image code, into a folder of weights.
 
     Raises:
-      UserError: the file holds something else.
+      UserError: the file has something else.
     """
     labels = read_labels(source)
     Path(folder).mkdir(parents=True, exist_ok=True)

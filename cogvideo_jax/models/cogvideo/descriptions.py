@@ -1,7 +1,7 @@
-"""What a weights file says of the part that it holds: JSON beside the arrays, one schema a kind of model.
+"""Descriptions of weights files: JSON beside the arrays, with one schema for each kind of model.
 
-A trained part holds all that was trained. In a folder of weights a part that stands on a base holds what it adds
-(PART.safetensors), and its base is that of the folder or one of its own (PART_base.safetensors).
+The weights of a training run have all trained parameters. In a folder of weights, PART.safetensors has the additions of
+a part to its base, which is that of the folder or its own (PART_base.safetensors).
 """
 
 from pathlib import Path
@@ -20,11 +20,11 @@ from cogvideo_jax.runtime.safetensors_stream import Leaf
 from cogvideo_jax.runtime.schemas import Digest, Schema, Text
 from cogvideo_jax.runtime.weights import read_description
 
-OWN_BASE = "_base"  # behind a part's name: the base that it has to itself
+OWN_BASE = "_base"  # suffix of a part's name for its own base
 
 
 class _Kind(Schema):
-    """What every description has."""
+    """Fields of every description."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -32,11 +32,11 @@ class _Kind(Schema):
 
 
 class TransformerDescription(Schema):
-    """The base or a stage.
+    """Description of the base or a stage.
 
     Attributes:
-      tokenizer: whose codes it was trained on; None if that is not known.
-      own_base: it stands on PART_base.safetensors, not on the folder's base.
+      tokenizer: fingerprint of the tokenizer that it was trained with; None if unknown.
+      own_base: its base is PART_base.safetensors, not the folder's.
     """
 
     kind: Literal["base", "stage1", "stage2", "stage1_base", "stage2_base"]
@@ -47,12 +47,12 @@ class TransformerDescription(Schema):
     @model_validator(mode="after")
     def _channels(self) -> "TransformerDescription":
         if self.config.temporal == (self.kind == "base"):
-            raise ValueError(f"config.temporal is {self.config.temporal}, which is no {self.kind}")
+            raise ValueError(f"config.temporal is {self.config.temporal}, which does not fit {self.kind}")
         return self
 
 
 class SuperResolutionDescription(Schema):
-    """Direct or iterative super-resolution; attributes as those of a transformer."""
+    """Description of direct or iterative super-resolution; attributes as in TransformerDescription."""
 
     kind: Literal["superres", "itersr", "superres_base", "itersr_base"]
     config: SuperResolutionConfig
@@ -62,12 +62,12 @@ class SuperResolutionDescription(Schema):
     @model_validator(mode="after")
     def _grids(self) -> "SuperResolutionDescription":
         if (self.config.coarse is None) == self.kind.startswith("superres"):
-            raise ValueError(f"config.coarse is {self.config.coarse}, which is no {self.kind}")
+            raise ValueError(f"config.coarse is {self.config.coarse}, which does not fit {self.kind}")
         return self
 
 
 class TokenizerDescription(Schema):
-    """The image tokenizer."""
+    """Description of the image tokenizer."""
 
     kind: Literal["tokenizer"]
     config: VQConfig
@@ -77,13 +77,13 @@ Description = TransformerDescription | SuperResolutionDescription | TokenizerDes
 
 
 def read_part(path: str | Path, kind: str) -> tuple[dict[str, Leaf], Description]:
-    """Types and shapes of a part's leaves, and its description.
+    """Reads types and shapes of a part's leaves, and its description.
 
     Args:
-      kind: the part that the file must hold.
+      kind: the expected part.
 
     Raises:
-      UserError: the file is missing, damaged, or holds another part; or its description does not fit.
+      UserError: the file is missing, damaged or has another part, or its description does not fit.
     """
     found = read_description(path, _Kind)[1].kind
     if found != kind:
@@ -97,10 +97,10 @@ def check_part(
     leaves: dict[str, Leaf],
     description: TransformerDescription | SuperResolutionDescription,
 ) -> None:
-    """Compares the leaves of a part, with those of the base that it stands on, with its model.
+    """Compares the leaves of a part, its base included, with its model.
 
     Raises:
-      UserError: names leaves that are missing, unexpected, misshapen, or no floating-point weights.
+      UserError: leaves are missing, unexpected, misshapen, or not floating-point weights.
     """
     rules = table_of(Part(description.kind))
     shapes = {"/".join(place): our_shape(rule, description.config) for place, rule in rules.items()}

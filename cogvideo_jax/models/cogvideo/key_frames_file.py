@@ -1,4 +1,4 @@
-"""What stage 1 wrote, for stage 2 to go on from later: image codes and a description, a few kilobytes."""
+"""Key frames of stage 1 on disk, from which stage 2 continues: image codes and a description, a few kilobytes."""
 
 import math
 from pathlib import Path
@@ -17,12 +17,12 @@ SUFFIX = ".keyframes"
 
 
 class Description(Schema):
-    """What stands beside the ids.
+    """Metadata of the ids.
 
     Attributes:
-      prompt: of which they are key frames.
-      fps: frames a second.
-      tokenizer: fingerprint of the one whose ids they are.
+      prompt: prompt of the video.
+      fps: frames/s of the key frames.
+      tokenizer: fingerprint of the tokenizer of the ids.
     """
 
     kind: Literal["keyframes"]
@@ -36,8 +36,8 @@ class KeyFrames(NamedTuple):
 
     Attributes:
       ids: image codes.
-      prompt: what they show.
-      fps: frames a second.
+      prompt: prompt of the video.
+      fps: frames/s.
     """
 
     ids: Int[np.ndarray, "T N"]
@@ -49,8 +49,8 @@ def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: fl
     """Writes a file with the suffix `.keyframes`; returns its path in a list.
 
     Args:
-      fps: frames a second of the key frames.
-      tokenizer: fingerprint of the one whose ids they are.
+      fps: frames/s of the key frames.
+      tokenizer: fingerprint of the tokenizer of the ids.
     """
     path = path.with_suffix(SUFFIX)
     description = Description(kind="keyframes", prompt=prompt, fps=float(fps), tokenizer=tokenizer)
@@ -59,20 +59,20 @@ def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: fl
 
 
 def read_key_frames(path: Path, *, tokenizer: str, codes: int) -> KeyFrames:
-    """What `write_key_frames` wrote, fit to be interpolated.
+    """Reads a file of `write_key_frames` for interpolation.
 
     Args:
-      tokenizer: fingerprint of the one in use.
+      tokenizer: fingerprint of the tokenizer in use.
       codes: C, its number of image codes.
 
     Raises:
-      UserError: no such file, or one of another kind or another tokenizer, or ids that no stage 1 writes.
+      UserError: the file is missing, of another kind or from another tokenizer, or its ids cannot be key frames.
     """
     leaves, description = read_description(path, Description)
     if description.tokenizer != tokenizer:
-        raise UserError(f"{path} was made with another tokenizer than that of these weights")
+        raise UserError(f"{path} was made with another tokenizer than these weights have")
     if set(leaves) != {"ids"}:
-        raise UserError(f"{path} holds no key frames; `cogvideo generate --key-frames` writes them")
+        raise UserError(f"{path} has no key frames; `cogvideo generate --key-frames` writes them")
     _check_shape(path, leaves["ids"])
     ids = read_leaf(path, "ids")
     if ids.min() < 0 or ids.max() >= codes:
@@ -87,4 +87,4 @@ def _check_shape(path: Path, ids: Leaf) -> None:
     if frames < 3 or frames % 2 == 0:
         raise UserError(f"{path}: ids are of {frames} frames; interpolation needs an odd number of at least 3")
     if tokens < 1 or math.isqrt(tokens) ** 2 != tokens:
-        raise UserError(f"{path}: ids have {tokens} tokens a frame, which are no square grid")
+        raise UserError(f"{path}: ids have {tokens} tokens a frame, which do not form a square grid")

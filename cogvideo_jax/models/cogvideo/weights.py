@@ -1,10 +1,10 @@
-"""A folder of weights: what is in it is known at once, arrays come to the device when a step needs them.
+"""Folder of weights, checked when it is opened; arrays are loaded when a step needs them.
 
 pipeline.json            the sampling config
-tokenizer.safetensors    text.model    cluster_labels.npy (else one cluster a code)
+tokenizer.safetensors    text.model    cluster_labels.npy (without it, one cluster per code)
 base.safetensors         inherited by both stages, stored once
-stage1.safetensors, stage2.safetensors, superres.safetensors, itersr.safetensors      what each adds
-PART_base.safetensors    where a released part's own base differs
+stage1.safetensors, stage2.safetensors, superres.safetensors, itersr.safetensors      the additions of each part
+PART_base.safetensors    a part's own base, if it differs
 """
 
 import functools
@@ -50,16 +50,16 @@ class Stage(NamedTuple):
 class WeightsFolder:
     """Opens a folder and checks that its parts fit; loads no transformer yet.
 
-    Args:
-      dtype: in which the transformers compute and their matrices are kept; None for float32 on a CPU, else bfloat16.
-      keep: parts stay on the device once loaded; False lets go of one before the next comes, which needs the memory
-        of one stage only and reads each anew for every call.
-      int8: the large matrices of the transformers are kept as int8, with a scale for every output channel.
+    On the current mesh (`jax.set_mesh`) matrices are split by its rules.
 
-    On the mesh that is set (`jax.set_mesh`) matrices are split as its rules say.
+    Args:
+      dtype: compute and storage type of the transformers; None for float32 on a CPU, else bfloat16.
+      keep: keep loaded parts on the device. False releases each before the next is loaded, which needs the memory of
+        one stage only but reads it again for every call.
+      int8: store the large matrices of the transformers as int8, with a scale for every output channel.
 
     Raises:
-      UserError: one sentence, if something is missing, damaged or does not fit.
+      UserError: something is missing, damaged or does not fit.
     """
 
     def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True, int8: bool = False):
@@ -107,7 +107,7 @@ class WeightsFolder:
         return jax.device_put(labels.astype(np.int32))
 
     def stage(self, name: str) -> Stage:
-        """A part with its parameters on the device."""
+        """Model of a part, with its parameters on the device."""
         if not self.keep:
             for path in self._loaded.keys() - set(self.files[name]):
                 del self._loaded[path]
@@ -117,26 +117,26 @@ class WeightsFolder:
         return Stage(self.models[name], unflatten_dict(leaves, sep="/"))
 
     def abstract(self, name: str) -> PyTree:
-        """Shapes and types of a part's parameters as they will be on the device."""
+        """Shapes and types of a part's parameters on the device."""
         leaves: dict[str, jax.ShapeDtypeStruct] = {}
         for path in self.files[name]:
             leaves |= self._shapes(path)
         return unflatten_dict(leaves, sep="/")
 
     def bytes(self, *parts: str) -> int:
-        """What these parts take on the device; a file that several of them stand on counts once."""
+        """Bytes of parts on the device; a base that they share counts once."""
         files = {path for part in parts if part != TOKENIZER for path in self.files[part]}
         trees = [self._shapes(path) for path in files] + [self.tokenizer.params] * (TOKENIZER in parts)
         return sum(map(tree_bytes, trees))
 
     def largest_leaf(self, part: str) -> int:
-        """Bytes of the largest array that is read of a part's files."""
+        """Bytes of the largest array in a part's files."""
         if part == TOKENIZER:
             return max(leaf.nbytes for leaf in read_description(self._path(TOKENIZER))[0].values())
         return max(leaf.nbytes for path in self.files[part] for _, leaf, _ in self._leaves(path))
 
     def release(self) -> None:
-        """Lets go of all transformers if they are not to be kept."""
+        """Releases all transformers, unless parts are kept."""
         if not self.keep:
             self._loaded.clear()
 
@@ -144,7 +144,7 @@ class WeightsFolder:
         return self.folder / f"{name}.safetensors"
 
     def _open(self, name: str) -> None:
-        """Notes a part's files and its model, after a check that they fit."""
+        """Registers a part's files and its model, after checking that they fit."""
         path = self._path(name)
         if not path.exists():
             raise UserError(f"weights {path} do not exist; train or convert them, or pass another folder")
@@ -157,13 +157,13 @@ class WeightsFolder:
         self.models[name] = model(description.config, dtype=self.dtype, unrolled=True)
 
     def _files(self, name: str, description: Description) -> tuple[Path, ...]:
-        """The base that a part stands on, and what it adds."""
+        """Files of a part: its base, and its additions."""
         if name == "base":
             return (self._path(name),)
         return self._path(f"{name}{OWN_BASE}" if description.own_base else "base"), self._path(name)
 
     def _shapes(self, path: Path) -> dict[str, jax.ShapeDtypeStruct]:
-        """Of the leaves of a file as they are kept."""
+        """Shapes and storage types of the leaves of a file."""
         if path not in self._described:
             shapes: dict[str, jax.ShapeDtypeStruct] = {}
             for own, leaf, _ in self._leaves(path):
@@ -176,7 +176,7 @@ class WeightsFolder:
         return self._described[path]
 
     def _load(self, path: Path) -> dict[str, Array]:
-        """All leaves of a file, one at a time through the host's memory."""
+        """Loads all leaves of a file, one at a time through host memory."""
         if path not in self._loaded:
             kept: dict[str, Array] = {}
             for own, _, read in self._leaves(path):
@@ -186,7 +186,7 @@ class WeightsFolder:
         return self._loaded[path]
 
     def _leaves(self, path: Path) -> Iterator[tuple[str, Leaf, Callable[[], Any]]]:
-        """What a file holds, every layer by itself as sampling wants it: path in the tree, type and shape, a reader."""
+        """Leaves of a file, one for each layer as in sampling: path in the tree, type and shape, and a reader."""
         for name, leaf in read_description(path)[0].items():
             first, _, rest = name.partition("/")
             if first != "layers":
@@ -197,7 +197,7 @@ class WeightsFolder:
                 yield f"layers_{layer}/{rest}", own, functools.partial(_layer, path, name, layer)
 
     def _kept(self, own: str, leaf: Array) -> dict[str, Array]:
-        """A leaf as it is kept, or what is kept in its place."""
+        """Leaf in its storage type, or the int8 leaves that replace it."""
         codes = self.models["base"].config.image_codes
         kept = as_int8(own, leaf, image_codes=codes) if self.int8 else {own: leaf}
         return {path: x if x.dtype == jnp.int8 else x.astype(self._dtype_of(path)) for path, x in kept.items()}
@@ -207,7 +207,7 @@ class WeightsFolder:
 
     @functools.cached_property
     def _shardings(self) -> dict[str, NamedSharding]:
-        """Where leaves lie on the mesh that is set; empty where none is."""
+        """Shardings of leaves on the current mesh; empty without a mesh."""
         mesh = jax.sharding.get_mesh()
         if mesh.empty:
             return {}

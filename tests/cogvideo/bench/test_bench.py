@@ -2,14 +2,13 @@
 
 import functools
 import json
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import pytest
 
 from cogvideo_jax.bench.machine import Machine
-from cogvideo_jax.bench.report import report
+from cogvideo_jax.bench.report import Measured, report
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import make_request
@@ -23,14 +22,6 @@ from cogvideo_jax.models.cogvideo.vq.config import DEMO
 from cogvideo_jax.nn.remat import Remat
 from tests.cogvideo.transformer import tiny
 
-
-class Row(NamedTuple):
-    size: int
-
-    def cells(self) -> dict[str, str]:
-        return {"size": f"{self.size}"}
-
-
 MACHINE = Machine("a machine", bandwidth=1e9, reads=5e8, flops=2e9)
 
 
@@ -43,7 +34,7 @@ def test_a_training_step_is_measured():
     assert row.mfu == pytest.approx(row.flops / row.seconds / 2e9)
     params = jax.tree.leaves(abstract_params(Transformer(config), jnp.float32))
     assert row.bytes > 4 * sum(leaf.size for leaf in params)
-    assert row.cells()["batch"] == "2"
+    assert train.cells(row)["batch"] == "2"
 
 
 @pytest.mark.parametrize("guided", [False, True])
@@ -57,7 +48,7 @@ def test_writing_tokens_is_measured(guided):
     assert row.share_of_reads == pytest.approx(2 * row.share)
     alone = decode.measure_decode(config, machine=MACHINE, dtype="float32", batch=3, guided=guided, wavefront=False)
     assert alone.parallel_frames == 1 and alone.steps == 32 and alone.bytes < row.bytes
-    assert row.cells()["parallel"] == "2"
+    assert decode.cells(row)["parallel"] == "2"
 
 
 def test_random_weights_have_the_types_of_kept_ones():
@@ -97,14 +88,14 @@ def test_a_growing_cache_reads_the_frames_that_are_there():
 def test_the_tokenizer_is_measured(what):
     row = tokenizer.measure_tokenizer(DEMO, machine=MACHINE, what=what, batch=2, side=32)
     assert row.ms > 0 and row.flops > 1e6 and row.share == pytest.approx(row.flops / (row.ms / 1e3) / 2e9)
-    assert row.cells()["pixels"] == "32"
+    assert tokenizer.cells(row)["pixels"] == "32"
 
 
 def test_super_resolution_is_measured():
     config = sized("demo", "superres")
     row = superres.measure_superres(config, machine=MACHINE, dtype="float32", batch=1)
     assert row.share == pytest.approx(row.flops / (row.ms / 1e3) / 2e9) and row.bytes > 0
-    assert row.cells()["batch"] == "1"
+    assert superres.cells(row)["batch"] == "1"
 
 
 def test_random_weights_are_sampled_like_a_folder(monkeypatch):
@@ -138,7 +129,7 @@ def test_a_setting_that_does_not_fit_is_named_and_the_others_are_kept(tmp_path, 
     def measure(batch):
         if batch == 2:
             raise UserError("too large for this machine")
-        return Row(batch)
+        return Measured({"size": batch}, {"size": f"{batch}"})
 
     settings, out = [dict(batch=n) for n in (1, 2, 3)], tmp_path / "figures.json"
     left_out = report(MACHINE, measure, settings, asked={}, out=str(out))

@@ -9,6 +9,8 @@ import pytest
 
 from tests.cogvideo.sampling.on_meshes import CASES, MESHES
 
+RUNS = [(case, *mesh) for case, meshes in MESHES.items() for mesh in meshes]
+
 
 @pytest.fixture(scope="module")
 def found():
@@ -18,8 +20,7 @@ def found():
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("data, tensor", MESHES[1:])
+@pytest.mark.parametrize("case, data, tensor", RUNS)
 def test_any_mesh_writes_the_tokens_of_one_device(found, case, data, tensor):
     one, many = found[case]["1x1"], found[case][f"{data}x{tensor}"]
     assert many["tokens"] == one["tokens"]
@@ -27,8 +28,7 @@ def test_any_mesh_writes_the_tokens_of_one_device(found, case, data, tensor):
     assert one["sent"] == {}
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("data, tensor", MESHES[1:])
+@pytest.mark.parametrize("case, data, tensor", RUNS)
 def test_a_step_sends_tokens_and_sums_but_no_cache(found, case, data, tensor):
     config = CASES[case][0]
     many = found[case][f"{data}x{tensor}"]

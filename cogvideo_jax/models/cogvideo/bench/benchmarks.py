@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from cogvideo_jax.bench.report import Measured
 from cogvideo_jax.interface import Benchmark
 
 SIZES = ("demo", "middle", "full")
@@ -25,15 +26,16 @@ def _decode_settings(options: Any) -> list[dict[str, Any]]:
     return [dict(batch=batch, guided=guide) for guide in guided for batch in options.batch or (1, 4, 16)]
 
 
-def _measure_decode(options: Any, **setting: Any) -> Any:
-    from cogvideo_jax.models.cogvideo.bench.decode import measure_decode
+def _measure_decode(options: Any, **setting: Any) -> Measured:
+    from cogvideo_jax.models.cogvideo.bench import decode
     from cogvideo_jax.models.cogvideo.bench.sizes import sized
 
     config = sized(options.size, options.stage)
     if options.window:
         config = dataclasses.replace(config, window=options.window)
     how = dict(wavefront=not options.sequential, int8=options.int8, growing_cache=options.growing_cache)
-    return measure_decode(config, dtype=options.dtype, **how, **setting)
+    row = decode.measure_decode(config, dtype=options.dtype, **how, **setting)
+    return Measured(row._asdict(), decode.cells(row))
 
 
 def _add_train(parser: Any) -> None:
@@ -43,13 +45,14 @@ def _add_train(parser: Any) -> None:
     _add_size(parser, SIZES)
 
 
-def _measure_train(options: Any, **setting: Any) -> Any:
+def _measure_train(options: Any, **setting: Any) -> Measured:
+    from cogvideo_jax.models.cogvideo.bench import train
     from cogvideo_jax.models.cogvideo.bench.sizes import sized
-    from cogvideo_jax.models.cogvideo.bench.train import measure_train
     from cogvideo_jax.nn.remat import Remat
 
     how = dict(dtype=options.dtype, remat=Remat(options.remat), attention=options.attention)
-    return measure_train(sized(options.size, options.stage), **how, **setting)
+    row = train.measure_train(sized(options.size, options.stage), **how, **setting)
+    return Measured(row._asdict(), train.cells(row))
 
 
 def _add_tokenizer(parser: Any) -> None:
@@ -61,22 +64,24 @@ def _tokenizer_settings(options: Any) -> list[dict[str, Any]]:
     return [dict(what=what, batch=batch) for what in ("encode", "decode") for batch in options.batch or (1,)]
 
 
-def _measure_tokenizer(options: Any, **setting: Any) -> Any:
+def _measure_tokenizer(options: Any, **setting: Any) -> Measured:
+    from cogvideo_jax.models.cogvideo.bench import tokenizer
     from cogvideo_jax.models.cogvideo.bench.sizes import TOKENIZERS
-    from cogvideo_jax.models.cogvideo.bench.tokenizer import measure_tokenizer
 
-    return measure_tokenizer(TOKENIZERS[options.size], side=options.side, **setting)
+    row = tokenizer.measure_tokenizer(TOKENIZERS[options.size], side=options.side, **setting)
+    return Measured(row._asdict(), tokenizer.cells(row))
 
 
 def _add_superres(parser: Any) -> None:
     _add_size(parser, SIZES)
 
 
-def _measure_superres(options: Any, **setting: Any) -> Any:
+def _measure_superres(options: Any, **setting: Any) -> Measured:
+    from cogvideo_jax.models.cogvideo.bench import superres
     from cogvideo_jax.models.cogvideo.bench.sizes import sized
-    from cogvideo_jax.models.cogvideo.bench.superres import measure_superres
 
-    return measure_superres(sized(options.size, "superres"), dtype=options.dtype, **setting)
+    row = superres.measure_superres(sized(options.size, "superres"), dtype=options.dtype, **setting)
+    return Measured(row._asdict(), superres.cells(row))
 
 
 def _add_size(parser: Any, sizes: tuple[str, ...]) -> None:

@@ -53,22 +53,6 @@ class Decoded(NamedTuple):
     seconds: float
     compile_seconds: float
 
-    def cells(self) -> dict[str, str]:
-        """Values as text, by column."""
-        return {
-            "batch": f"{self.batch}",
-            "guided": "yes" if self.guided else "no",
-            "parallel": f"{self.parallel_frames}",
-            "ms a step": f"{self.ms:.2f}",
-            "MB a step": f"{self.bytes / 1e6:.1f}",
-            "bandwidth": f"{self.share:.0%}",
-            "of reads": f"{self.share_of_reads:.0%}",
-            "tokens/s": f"{self.tokens_a_second:.1f}",
-            "steps": f"{self.steps}",
-            "s a stage": f"{self.seconds:.1f}",
-            "compile s": f"{self.compile_seconds:.1f}",
-        }
-
 
 def measure_decode(
     config: TransformerConfig,
@@ -161,3 +145,20 @@ def read_bytes(cache: Cache) -> int:
             windows = layer.temporal.k.shape[0] if layer.temporal.k.ndim == 4 else 1
             size += tree_bytes(layer.temporal) * (len(layer.spatial) if windows > 1 else 1) // windows
     return size
+
+
+def cells(row: Decoded) -> dict[str, str]:
+    """Values as text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "guided": "yes" if row.guided else "no",
+        "parallel": f"{row.parallel_frames}",
+        "ms a step": f"{row.ms:.2f}",
+        "MB a step": f"{row.bytes / 1e6:.1f}",
+        "bandwidth": f"{row.share:.0%}",
+        "of reads": f"{row.share_of_reads:.0%}",
+        "tokens/s": f"{row.tokens_a_second:.1f}",
+        "steps": f"{row.steps}",
+        "s a stage": f"{row.seconds:.1f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

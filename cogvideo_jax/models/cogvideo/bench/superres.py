@@ -34,17 +34,6 @@ class SuperresTiming(NamedTuple):
     bytes: int
     compile_seconds: float
 
-    def cells(self) -> dict[str, str]:
-        """Values as text, by column."""
-        return {
-            "batch": f"{self.batch}",
-            "ms a frame": f"{self.ms:.1f}",
-            "GFLOP": f"{self.flops / 1e9:.1f}",
-            "of matrices": f"{self.share:.0%}",
-            "GiB": f"{self.bytes / 2**30:.2f}",
-            "compile s": f"{self.compile_seconds:.1f}",
-        }
-
 
 def measure_superres(
     config: SuperResolutionConfig, *, machine: Machine, dtype: str, batch: int, trace: str | None = None
@@ -66,3 +55,15 @@ def measure_superres(
     flops = superres_flops(config, all_trained=False).forward
     share = flops / seconds / machine.flops
     return SuperresTiming(batch, 1e3 * seconds, flops, share, weights + working, compiled)
+
+
+def cells(row: SuperresTiming) -> dict[str, str]:
+    """Values as text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "ms a frame": f"{row.ms:.1f}",
+        "GFLOP": f"{row.flops / 1e9:.1f}",
+        "of matrices": f"{row.share:.0%}",
+        "GiB": f"{row.bytes / 2**30:.2f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

@@ -31,18 +31,6 @@ class Tokenized(NamedTuple):
     share: float
     compile_seconds: float
 
-    def cells(self) -> dict[str, str]:
-        """Values as text, by column."""
-        return {
-            "what": self.what,
-            "batch": f"{self.batch}",
-            "pixels": f"{self.side}",
-            "ms a frame": f"{self.ms:.2f}",
-            "GFLOP": f"{self.flops / 1e9:.2f}",
-            "of matrices": f"{self.share:.0%}",
-            "compile s": f"{self.compile_seconds:.1f}",
-        }
-
 
 def measure_tokenizer(
     config: VQConfig, *, machine: Machine, what: str, batch: int, side: int, trace: str | None = None
@@ -63,3 +51,16 @@ def measure_tokenizer(
 def operations(program: jax.stages.Compiled) -> float:
     """Operations of a program, counted by the compiler."""
     return (program.cost_analysis() or {}).get("flops", 0.0)
+
+
+def cells(row: Tokenized) -> dict[str, str]:
+    """Values as text, by column."""
+    return {
+        "what": row.what,
+        "batch": f"{row.batch}",
+        "pixels": f"{row.side}",
+        "ms a frame": f"{row.ms:.2f}",
+        "GFLOP": f"{row.flops / 1e9:.2f}",
+        "of matrices": f"{row.share:.0%}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

@@ -49,18 +49,6 @@ class Trained(NamedTuple):
     peak: int
     compile_seconds: float
 
-    def cells(self) -> dict[str, str]:
-        """Values as text, by column."""
-        return {
-            "batch": f"{self.batch}",
-            "s a step": f"{self.seconds:.3f}",
-            "tokens/s": f"{self.tokens_a_second:.0f}",
-            "TFLOP/s": f"{self.flops / self.seconds / 1e12:.3f}",
-            "MFU": f"{self.mfu:.0%}",
-            "GiB": f"{max(self.bytes, self.peak) / 2**30:.2f}",
-            "compile s": f"{self.compile_seconds:.1f}",
-        }
-
 
 def measure_train(
     config: TransformerConfig,
@@ -114,3 +102,16 @@ def _split(model: Transformer, dtype: str) -> Split:
     """Shapes of the base in the compute type and of trained parameters in float32."""
     frozen, trained = split_attention_plus(abstract_params(model, jnp.dtype(dtype)))
     return Split(frozen, jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trained))
+
+
+def cells(row: Trained) -> dict[str, str]:
+    """Values as text, by column."""
+    return {
+        "batch": f"{row.batch}",
+        "s a step": f"{row.seconds:.3f}",
+        "tokens/s": f"{row.tokens_a_second:.0f}",
+        "TFLOP/s": f"{row.flops / row.seconds / 1e12:.3f}",
+        "MFU": f"{row.mfu:.0%}",
+        "GiB": f"{max(row.bytes, row.peak) / 2**30:.2f}",
+        "compile s": f"{row.compile_seconds:.1f}",
+    }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cogvideo_jax import chain
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import make_request
 from cogvideo_jax.models.cogvideo.assemble import save_part
@@ -41,9 +42,7 @@ def make_samples(folder: Path, config: BackboneConfig) -> list[Sample]:
     sampler, prompts = CogVideoSampler(WeightsFolder(folder)), config.samples.prompts
     output, superres = OUTPUTS.get(config.part, VIDEO), config.part in (SUPERRES, ITERSR)
     request = make_request(prompts=prompts, seeds=(config.seed,) * len(prompts), output=output, superres=superres)
-    made = None
-    for step in sampler.steps(request):
-        made = step.run(made, lambda: None)
+    made = chain.run(sampler.steps(request))
     return [Sample(np.asarray(frames), None if output == IMAGE else made.fps) for frames in made.frames]
 
 
