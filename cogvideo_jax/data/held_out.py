@@ -43,8 +43,8 @@ class TrainingClips(Sequence):
         raise UserError(f"validation.share={self.share} holds out all {len(self)} clips; lower it")
 
 
-def held_out_clips(source: Sequence[Any], *, share: float) -> list[Any]:
-    """The first MOST_CLIPS held-out clips that can be read. Raises UserError if there is none."""
+def held_out_clips(source: Sequence[Any], *, share: float, most: int) -> list[Any]:
+    """The first `most` held-out clips that can be read, MOST_CLIPS or fewer. Raises UserError if there is none."""
     clips: list[Any] = []
     for row in range(len(source)):
         if isinstance(source, ClipSource) and not is_held_out(source.name(row), share):
@@ -56,7 +56,7 @@ def held_out_clips(source: Sequence[Any], *, share: float) -> list[Any]:
             continue
         if is_held_out(clip.name, share):
             clips.append(clip)
-        if len(clips) == MOST_CLIPS:
+        if len(clips) == min(most, MOST_CLIPS):
             break
     if not clips:
         raise UserError(f"validation.share={share} holds out none of {len(source)} clips; raise it, or set it to 0")

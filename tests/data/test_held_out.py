@@ -30,15 +30,19 @@ def names(clips):
     return {clip.name for clip in clips}
 
 
+def held_out(source, *, share, most=10_000):
+    return held_out_clips(source, share=share, most=most)
+
+
 def test_training_and_validation_share_no_clip_and_leave_none_out():
-    held, kept = names(held_out_clips(CLIPS, share=0.1)), names(TrainingClips(CLIPS, share=0.1))
+    held, kept = names(held_out(CLIPS, share=0.1)), names(TrainingClips(CLIPS, share=0.1))
     assert not held & kept and held | kept == names(CLIPS)
     assert 150 < len(held) < 250
 
 
 def test_the_choice_depends_on_the_name_alone_and_grows_with_the_share():
-    small, large = (names(held_out_clips(CLIPS[::-1], share=share)) for share in (0.02, 0.1))
-    assert small < large == names(held_out_clips(CLIPS, share=0.1))
+    small, large = (names(held_out(CLIPS[::-1], share=share)) for share in (0.02, 0.1))
+    assert small < large == names(held_out(CLIPS, share=0.1))
     assert [is_held_out(f"clip {i}", 0.5) for i in range(6)] == [True, False, False, False, False, True]
 
 
@@ -47,14 +51,15 @@ def test_without_a_share_every_row_stays_where_it_is():
 
 
 def test_a_large_source_is_not_searched_to_its_end():
-    assert len(held_out_clips(CLIPS, share=0.5)) == MOST_CLIPS
+    assert len(held_out(CLIPS, share=0.5)) == MOST_CLIPS
+    assert len(held_out(CLIPS, share=0.5, most=3)) == 3
 
 
 def test_damaged_clips_are_passed_over():
-    assert names(held_out_clips(Damaged(), share=0.1)) < names(held_out_clips(CLIPS, share=0.1))
+    assert names(held_out(Damaged(), share=0.1)) < names(held_out(CLIPS, share=0.1))
 
 
 @pytest.mark.parametrize("share, words", [(1e-9, "holds out none of 2000 clips"), (1.0, "holds out all 2000 clips")])
 def test_a_share_that_leaves_nothing_is_refused(share, words):
     with pytest.raises(UserError, match=words):
-        TrainingClips(CLIPS, share=share)[0] if share == 1.0 else held_out_clips(CLIPS, share=share)
+        TrainingClips(CLIPS, share=share)[0] if share == 1.0 else held_out(CLIPS, share=share)

@@ -65,8 +65,8 @@ class BackboneTask(GradientTask):
         """As small as the microbatches of training, so that they fit into the same memory."""
         config, (cache, text) = self.config, self._data
         size, count = config.batch_size // config.microbatches, config.validation.batches * config.microbatches
-        clips, rows = held_out_clips(cache, share=config.validation.share), meshes.batch_rows(self.mesh, size)
-        make = make_example(config, text)
+        clips = held_out_clips(cache, share=config.validation.share, most=size * count)
+        rows, make = meshes.batch_rows(self.mesh, size), make_example(config, text)
         return held_out_batches(clips, make, batch_size=size, batches=count, seed=config.seed, rows=rows)
 
     def export(self, state: TrainState, path: Path) -> None:

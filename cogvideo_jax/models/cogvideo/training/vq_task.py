@@ -72,7 +72,8 @@ class TokenizerTask(Task):
 
     def validation_batches(self) -> list[UInt8[np.ndarray, "b H W 3"]]:
         config = self.config
-        clips = held_out_clips(self._source, share=config.validation.share)
+        most = config.batch_size * config.validation.batches
+        clips = held_out_clips(self._source, share=config.validation.share, most=most)
         sizes = dict(batch_size=config.batch_size, batches=config.validation.batches)
         rows = meshes.batch_rows(self.mesh, config.batch_size)
         drawn = held_out_batches(clips, any_frame, **sizes, seed=config.seed, rows=rows)
@@ -95,10 +96,11 @@ class TokenizerTask(Task):
 
     def sample(self, state: VQState) -> list[Sample]:
         """Pictures of two halves: a frame, held out if any are, and its reconstruction."""
-        share = self.config.validation.held_out
-        clips = held_out_clips(self._source, share=share) if share else ReadableClips(self._source, memory=0)
-        shown = range(self.config.samples.frames)
-        frames = np.stack([clips[i % len(clips)].frames[0] for i in shown])
+        share, count = self.config.validation.held_out, self.config.samples.frames
+        clips = ReadableClips(self._source, memory=0)
+        if share:
+            clips = held_out_clips(self._source, share=share, most=count)
+        frames = np.stack([clips[i % len(clips)].frames[0] for i in range(count)])
         weights = meshes.to_host(self._weights(state))
         tokenizer = VQTokenizer(self.config.model, weights | {"codebook": Codebook(**weights["codebook"])})
         again = tokenizer.decode(tokenizer.encode(frames))
