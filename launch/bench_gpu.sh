@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Measures one GPU with random weights of the release's size: tables on the screen, JSON in OUT. What does not fit is
-# named and left out.
+# Measures one GPU with random weights of the release's size: tables on the screen, JSON in OUT. Settings that do not
+# fit are named and skipped.
 #   launch/bench_gpu.sh [--dry-run] OUT [NAME ...]      by default all of the names below
 set -euo pipefail
 

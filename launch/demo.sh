@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the demo weights from nothing: draws the clips, trains the five parts, joins them.
+# Makes the demo weights from scratch: draws the clips, trains the five parts, assembles them.
 #   launch/demo.sh [FOLDER]
 set -euo pipefail
 

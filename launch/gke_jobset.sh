@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains one part on TPU slices of a GKE cluster as a JobSet; Kubernetes starts all again when one host fails.
+# Trains one part on TPU slices of a GKE cluster as a JobSet; Kubernetes restarts all hosts when one fails.
 # The image holds the package with its extras [train,tpu], and this checkout as the working folder; CLAIM is a volume that all see.
 #   IMAGE=... launch/gke_jobset.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 set -euo pipefail

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains one part on all GPUs of this machine; parameters are split over them.
+# Trains one part on all GPUs of this machine, with the parameters split over them.
 #   launch/gpu.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 set -euo pipefail
 

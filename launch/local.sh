@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Trains one part on this machine, by one process or by several that are joined as the hosts of a pod are.
+# Trains one part on this machine, with one process or with several that join like the hosts of a pod.
 #   [PROCESSES=4] launch/local.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 set -euo pipefail
 
 PROCESSES=${PROCESSES:-1}
-PORT=${PORT:-12345} # where the first process meets the others
+PORT=${PORT:-12345} # on which the first process meets the others
 DRY_RUN=0
 [[ ${1:-} != --dry-run ]] || { DRY_RUN=1 && shift; }
 USAGE="usage: launch/local.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]"
@@ -18,7 +18,7 @@ if ((PROCESSES == 1)); then
   PAUSE=${PAUSE:-1} exec "${run[@]}"
 fi
 
-trap 'kill -TERM $(jobs -p) 2>/dev/null || true' INT TERM # all save, at a step that they agree on
+trap 'kill -TERM $(jobs -p) 2>/dev/null || true' INT TERM # all save at the same step
 for ((id = 0; id < PROCESSES; id++)); do
   place=(JAX_COORDINATOR_ADDRESS="localhost:$PORT" JAX_NUM_PROCESSES="$PROCESSES" JAX_PROCESS_ID="$id")
   if ((DRY_RUN)); then

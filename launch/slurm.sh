@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains one part on nodes with GPUs under Slurm, one process a node. WORKDIR, data and weights lie where all nodes see them.
+# Trains one part on nodes with GPUs under Slurm, one process per node. All nodes must see WORKDIR, data and weights.
 #   sbatch --nodes=4 launch/slurm.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 #SBATCH --job-name=cogvideo
 #SBATCH --ntasks-per-node=1

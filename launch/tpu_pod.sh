@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains one part on all hosts of a Cloud TPU slice: copies this checkout there, installs it, and starts it.
-# WORKDIR, data and weights lie where all hosts see them (a Filestore share, or a bucket mounted by gcsfuse).
+# All hosts must see WORKDIR, data and weights (a Filestore share, or a bucket mounted by gcsfuse).
 #   NAME=my-pod ZONE=us-central1-a launch/tpu_pod.sh [--dry-run] CONFIG WORKDIR [--config.KEY=VALUE ...]
 set -euo pipefail
 

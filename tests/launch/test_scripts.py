@@ -1,4 +1,4 @@
-"""The scripts of launch/: what they would do, and that the shell reads them as meant."""
+"""The scripts of launch/: their dry runs, their restarts, and shellcheck."""
 
 import os
 import shutil

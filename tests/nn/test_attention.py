@@ -1,4 +1,4 @@
-"""Fused attention gives what the plain one gives, in both stages and in windows, and so do its gradients."""
+"""Fused attention and its gradients equal plain attention, in both stages and in windows."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Int8 weights and caches: what they keep, and what they cost."""
+"""Int8 weights and caches: their accuracy and their memory."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""What a program sends, read from its text: loops multiply, steps of one operation count once."""
+"""Traffic of a program, read from its text: loops multiply, steps of one operation count once."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""What fits where, and how it is said."""
+"""Memory of phases: whether they fit, the sentence if not, and the table."""
 
 import jax
 import jax.numpy as jnp

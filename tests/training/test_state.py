@@ -1,4 +1,4 @@
-"""The optimizer: which leaves take which steps, and where its moments lie."""
+"""The optimizer: the steps of each kind of leaf, and the sharding of its moments."""
 
 import flax.linen as nn
 import jax

@@ -225,14 +225,14 @@ def _layer(path: Path, name: str, layer: int) -> np.ndarray:
 
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
-    """Cluster numbers, one an image code. Raises UserError if the file holds something else."""
+    """Reads cluster numbers, one per image code. Raises UserError if the file has something else."""
     require_regular_file(path)
     try:
         labels = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise UserError(f"{path} is not a NumPy file of cluster labels") from error
     if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
-        raise UserError(f"{path} should hold cluster numbers, one an image code")
+        raise UserError(f"{path} should have cluster numbers, one for each image code")
     if labels.min() < 0 or labels.max() >= len(labels):
         raise UserError(f"{path} has clusters {labels.min()}..{labels.max()} for {len(labels)} image codes")
     return labels

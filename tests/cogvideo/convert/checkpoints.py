@@ -29,7 +29,7 @@ OPTIONAL = (
 
 
 class Official(NamedTuple):
-    """A golden's weights, what model_config.json says of them, and which part they are."""
+    """Weights of a golden file, their model_config.json, and their part."""
 
     part: str
     arrays: Arrays
@@ -65,7 +65,7 @@ def tensors(arrays: Arrays) -> OrderedDict:
 
 
 def write_sat(folder: Path, ranks: list[Arrays], settings: dict, *, beside: dict | None = None) -> Path:
-    """A SAT folder; `beside` is what else a training checkpoint keeps next to the weights."""
+    """Writes a SAT folder; `beside` has the other contents of a training checkpoint."""
     place = folder / "6000"
     place.mkdir(parents=True)
     (folder / "latest").write_text("6000\n")

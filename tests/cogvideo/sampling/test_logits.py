@@ -1,4 +1,4 @@
-"""What of the logits is kept."""
+"""Masking of logits: the kept ones, and ties."""
 
 import jax
 import jax.numpy as jnp

@@ -1,4 +1,4 @@
-"""Training of super-resolution: what starts from where, what trains, what the loss counts."""
+"""Training of super-resolution: initial weights, trained parameters, and the loss."""
 
 import dataclasses
 
