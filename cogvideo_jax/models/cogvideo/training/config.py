@@ -246,11 +246,13 @@ class SuperResolutionTraining(BackboneConfig):
     """Direct and iterative super-resolution.
 
     Attributes:
+      attention: "auto" or "xla"; no fused kernel computes local attention.
       base: weights that it starts from.
       train_base: train the parameters of the base, too.
     """
 
     part: Literal["superres", "itersr"]
+    attention: Literal["auto", "xla"]
     base: FilePath
     train_base: bool
     model: SuperResolutionConfig
