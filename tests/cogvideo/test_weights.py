@@ -9,9 +9,8 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.pipeline import DEMO_WEIGHTS
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
-from cogvideo_jax.models.cogvideo.weights import WeightsFolder, read_labels
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, WeightsFolder, read_labels
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
 TABLE = ("position_table",)
