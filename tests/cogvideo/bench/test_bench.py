@@ -26,7 +26,7 @@ MACHINE = Machine("a machine", bandwidth=1e9, reads=5e8, flops=2e9)
 
 
 def test_a_training_step_is_measured():
-    config = tiny.config(tiny.KEYFRAMES)
+    config = tiny.config(tiny.KEYFRAMES, layers=1)
     row = train.measure_train(
         config, machine=MACHINE, dtype="float32", batch=2, remat=Remat.EVERYTHING, attention="auto"
     )
@@ -68,14 +68,14 @@ def test_every_size_is_of_the_stage(stage):
 
 
 def test_int8_reads_fewer_bytes():
-    config = tiny.config(tiny.KEYFRAMES)
+    config = tiny.config(tiny.KEYFRAMES, layers=1)
     measure = functools.partial(decode.measure_decode, config, machine=MACHINE, dtype="float32", batch=2, guided=False)
     sizes = {int8: measure(int8=int8).bytes for int8 in ((), ("weights",), ("cache",), ("weights", "cache"))}
     assert sizes["weights", "cache"] < min(sizes[("weights",)], sizes[("cache",)]) < sizes[()]
 
 
 def test_a_growing_cache_reads_the_frames_that_are_there():
-    config = tiny.config(tiny.KEYFRAMES)
+    config = tiny.config(tiny.KEYFRAMES, layers=1)
     measure = functools.partial(decode.measure_decode, config, machine=MACHINE, dtype="float32", batch=2, guided=False)
     all_frames, growing = measure(), measure(growing_cache=True)
     slot = 2 * 2 * config.layers * config.width * config.layout.frame_tokens * 4  # rows, keys and values, float32

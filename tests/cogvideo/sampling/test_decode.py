@@ -65,11 +65,11 @@ def test_frames_written_side_by_side_are_those_written_unrolled_layers(name):
     np.testing.assert_array_equal(clip_in_lanes(config, given, parallel_frames), clip_in_lanes(config, given, 1))
 
 
-@pytest.mark.parametrize("int8", [False, True])
-@pytest.mark.parametrize("parallel_frames", [1, 2])
-@pytest.mark.parametrize("name", SIDE_BY_SIDE)
-def test_a_cache_that_grows_writes_the_same_frames(name, parallel_frames, int8):
-    config, given = SIDE_BY_SIDE[name]
+@pytest.mark.parametrize(
+    "name, given, parallel_frames, int8", [("stage1", 3, 1, True), ("stage1", 1, 2, False), ("stage2", 3, 1, False)]
+)
+def test_a_cache_that_grows_writes_the_same_frames(name, given, parallel_frames, int8):
+    config, _ = SIDE_BY_SIDE[name]
     clips = [
         clip_in_lanes(config, given, parallel_frames, int8_cache=int8, growing_cache=grows) for grows in (False, True)
     ]
@@ -77,17 +77,8 @@ def test_a_cache_that_grows_writes_the_same_frames(name, parallel_frames, int8):
 
 
 def test_a_cache_with_full_attention_grows():
-    config, given = CASES["stage1"]
-    np.testing.assert_array_equal(*(clip_in_lanes(config, given, 1, growing_cache=grows) for grows in (False, True)))
-
-
-def test_the_lag_between_lanes_is_the_smallest(monkeypatch):
-    config, given = SIDE_BY_SIDE["stage1"]
-    sequential = clip_in_lanes(config, given, 1)
-    monkeypatch.setattr(decode, "smallest_lag", lambda grid, window: smallest_lag(grid, window) - 1)
-    jax.clear_caches()
-    assert np.any(clip_in_lanes(config, given, 4) != sequential)
-    jax.clear_caches()
+    config, _ = CASES["stage1"]
+    np.testing.assert_array_equal(*(clip_in_lanes(config, 3, 1, growing_cache=grows) for grows in (False, True)))
 
 
 @pytest.mark.parametrize("window, lag", [(10, 189), (5, 84), (4, 63)])
@@ -174,3 +165,12 @@ def test_only_the_top_clusters_are_drawn():
 def test_settings_that_cannot_be_drawn_with_are_refused(bad):
     with pytest.raises(ValueError):
         Strategy(**{"temperature": 1.0, "top_clusters": 2} | bad)
+
+
+def test_the_lag_between_lanes_is_the_smallest(monkeypatch):
+    config, given = SIDE_BY_SIDE["stage1"]
+    sequential = clip_in_lanes(config, given, 1)
+    monkeypatch.setattr(decode, "smallest_lag", lambda grid, window: smallest_lag(grid, window) - 1)
+    decode.write_frames.clear_cache()
+    assert np.any(clip_in_lanes(config, given, 4) != sequential)
+    decode.write_frames.clear_cache()
