@@ -19,7 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Key, UInt8
-from cogvideo_jax.runtime.schemas import NotNegative, PositiveFloat, Schema, Seed, make
+from cogvideo_jax.runtime.schemas import NotNegative, Positive, PositiveFloat, Schema, Seed, make
 
 LONGEST_PROMPT = 10_000  # characters
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
@@ -37,6 +37,18 @@ class Start(NamedTuple):
     fps: float
 
 
+class Lora(Schema):
+    """Low-rank changes of the weights.
+
+    Attributes:
+      path: their file.
+      scale: factor of the changes.
+    """
+
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+
 class Request(Schema):
     """What is to be made. A family takes some of the optional fields and refuses the others.
 
@@ -47,6 +59,10 @@ class Request(Schema):
       output: whole videos, their key frames alone, or single pictures.
       fps: frames a second of the result; by default the most that the weights give.
       seconds: length; by default the shortest that the weights give.
+      frames: length in frames, of families that count so.
+      size: height and width in pixels.
+      steps: of denoising.
+      loras: files of low-rank changes.
       guidance: scale of classifier-free guidance; 1 turns it off.
       first_image: the first frame of every video.
       start: a video whose frame rate is to be raised.
@@ -60,6 +76,10 @@ class Request(Schema):
     output: Literal["video", "key_frames", "image"] = "video"
     fps: PositiveFloat | None = None
     seconds: PositiveFloat | None = None
+    frames: Positive | None = None
+    size: tuple[Positive, Positive] | None = None
+    steps: Positive | None = None
+    loras: tuple[Lora, ...] = ()
     guidance: Annotated[float, Field(ge=0, le=1e4)] | None = None
     first_image: np.ndarray | None = None
     start: Start | None = None

@@ -1,5 +1,6 @@
 """`cogvideo generate`: prompts in, files out."""
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from cogvideo_jax.cli import options as shared
 from cogvideo_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from cogvideo_jax.interface import Request
+    from cogvideo_jax.interface import Lora, Request
     from cogvideo_jax.text_to_video import TextToVideo
 
 # Options that say how the work is done; all others decide how a video looks, and stand in its record.
@@ -41,6 +42,14 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument("--fps", type=float, help="frames a second; by default the most the weights give")
     parser.add_argument("--seconds", type=float, help="length; by default the shortest the weights give")
     parser.add_argument("--guidance", type=float, help="scale of classifier-free guidance; 1 turns it off")
+    parser.add_argument("--frames", type=int, help="length in frames, where the weights count so")
+    parser.add_argument(
+        "--size", metavar="HEIGHTxWIDTH", help="of the frames in pixels, where the weights leave it open"
+    )
+    parser.add_argument("--steps", type=int, help="of denoising, where the weights denoise")
+    parser.add_argument(
+        "--lora", metavar="FILE[=SCALE]", action="append", default=[], help="low-rank changes; repeatable"
+    )
     parser.add_argument("--first-frame", metavar="IMAGE", help="the picture the videos start from")
     parser.add_argument("--out", default=".", help="a folder, or a file name for one video")
     what = parser.add_mutually_exclusive_group()
@@ -103,10 +112,33 @@ def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     from cogvideo_jax.interface import make_request
     from cogvideo_jax.runtime.media import read_image
 
-    fields: dict[str, Any] = {name: getattr(options, name) for name in ("fps", "seconds", "guidance")}
+    names = ("fps", "seconds", "guidance", "frames", "steps")
+    fields: dict[str, Any] = {name: getattr(options, name) for name in names}
+    if options.size:
+        fields["size"] = size_of(options.size)
+    if options.lora:
+        fields["loras"] = tuple(map(lora_of, options.lora))
     if options.first_frame:
         fields["first_image"] = read_image(options.first_frame, size=pipe.sampler.picture_size)
     fields |= dict(superres=False) if options.no_superres else {}
     fields |= dict(compat=options.compat) if options.compat != "exact" else {}
     fields |= dict(output="image") if options.image else dict(output="key_frames") if options.key_frames else {}
     return make_request(prompts=("any",), **{name: value for name, value in fields.items() if value is not None})
+
+
+def size_of(text: str) -> tuple[int, int]:
+    """Height and width of "480x720". Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if found is None:
+        raise UserError(f"--size {text!r} should look like 480x720: height, x, width")
+    return int(found[1]), int(found[2])
+
+
+def lora_of(text: str) -> "Lora":
+    """The file and the scale of "style.safetensors=0.8"; without a number behind the sign, all of it is the file."""
+    from cogvideo_jax.interface import Lora
+    from cogvideo_jax.runtime.schemas import make
+
+    found = re.fullmatch(r"(.+)=([-+]?\d*\.?\d+)", text)
+    given = dict(path=found[1], scale=float(found[2])) if found else dict(path=text)
+    return make(Lora, where=f"--lora {text}", **given)

@@ -62,11 +62,11 @@ class Record:
     def __init__(self, path: Path | None, asked: Mapping[str, Plain]):
         self.path, self.asked = path, dict(asked)
         rows = read_lines(path, Row) if path else []
-        self._files = {_key(row.model_dump(by_alias=True, exclude={"files"})): row.files for row in rows}
+        self._files = {_asked(row.model_dump(by_alias=True, exclude={"files"})): row.files for row in rows}
 
     def has(self, video: str, *, prompt: str, copy: int) -> bool:
         """Whether this video was made in this way, and all its files are there."""
-        files = self._files.get(_key(self._values(video, prompt, copy)), ())
+        files = self._files.get(_asked(self._values(video, prompt, copy)), ())
         return bool(files) and all((self.path.parent / file).exists() for file in files)
 
     def add(self, video: str, *, prompt: str, copy: int, files: Sequence[str]) -> None:
@@ -78,11 +78,17 @@ class Record:
         with self.path.open("ab+") as file:
             file.seek(max(0, file.tell() - 1))
             ended = file.read() in (b"", b"\n")  # not where a kill has cut a row
-            file.write(f"{'' if ended else chr(10)}{_key(values)}\n".encode())
+            file.write(f"{'' if ended else chr(10)}{_text(values)}\n".encode())
 
     def _values(self, video: str, prompt: str, copy: int) -> dict[str, Any]:
         return {"video": video, "prompt": prompt, "copy": copy, **self.asked}
 
 
-def _key(values: dict[str, Any]) -> str:
+def _asked(values: dict[str, Any]) -> str:
+    """What was asked for, without options that are off: a row stays valid when options are added."""
+    off = {name for name, value in values.items() if value is None or value is False or value == []}
+    return _text({name: value for name, value in values.items() if name not in off})
+
+
+def _text(values: dict[str, Any]) -> str:
     return json.dumps(values, ensure_ascii=False, sort_keys=True)

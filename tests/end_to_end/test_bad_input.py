@@ -72,6 +72,15 @@ def test_rates_and_lengths_that_the_weights_cannot_give(fails, weights):
     fails(["generate", PROMPT, "--weights", weights, "--seconds", "9"], "videos of 4 seconds, not 9")
 
 
+def test_fields_of_other_families(fails, weights):
+    fails(["generate", PROMPT, "--weights", weights, "--steps", "50"], "do not take steps")
+    fails(["generate", PROMPT, "--weights", weights, "--size", "480x720"], "do not take size")
+    fails(["generate", PROMPT, "--weights", weights, "--size", "480"], "480x720")
+    fails(["generate", PROMPT, "--weights", weights, "--lora", "a.safetensors=0.5"], "do not take loras")
+    fails(["generate", PROMPT, "--weights", weights, "--lora", "a.safetensors=1e9"], "do not take loras")
+    fails(["generate", PROMPT, "--weights", weights, "--lora", "a=1000"], "scale is 1000.0")
+
+
 def test_an_image_that_is_no_image(fails, weights, tmp_path):
     (tmp_path / "no.png").write_bytes(b"nothing")
     fails(["generate", PROMPT, "--weights", weights, "--first-frame", tmp_path / "no.png"], "no.png")

@@ -25,6 +25,13 @@ def test_a_video_is_there_if_it_was_made_in_the_same_way(path):
     assert not Record(path, ASKED).has("a.mp4", prompt="红球", copy=0)
 
 
+def test_a_row_stays_valid_when_options_are_added_that_are_off(path):
+    Record(path, ASKED).add("new.mp4", prompt="c", copy=0, files=["a.mp4"])
+    later = ASKED | {"lora": [], "steps": None, "fancy": False}
+    assert Record(path, later).has("new.mp4", prompt="c", copy=0)
+    assert not Record(path, later | {"steps": 3}).has("new.mp4", prompt="c", copy=0)
+
+
 def test_a_row_that_a_kill_has_cut_costs_only_its_video(path):
     with path.open("ab") as file:
         file.write('{"prompt": "红'.encode()[:-1])

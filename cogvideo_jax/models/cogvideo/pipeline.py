@@ -67,7 +67,8 @@ class CogVideoSampler(Sampler):
 
     def check_prompts(self, request: Request) -> list[str]:
         for stage in self._stages(request):
-            self.texts(stage, request, self.text_fps(stage, request))
+            for fps in self._text_rates(stage, request):
+                self.texts(stage, request, fps)
         if self.has_superres and request.superres:
             self.texts(SUPERRES, request)
         unknown = [word for prompt in request.prompts for word in self.out_of_vocabulary(prompt)]
@@ -134,10 +135,14 @@ class CogVideoSampler(Sampler):
             return []
         return self.sampling_config.pass_rates(self.key_fps(request), request.fps)
 
-    def text_fps(self, stage: str, request: Request) -> float | None:
-        """The frame rate that a stage is told first; None for the base, which is told none."""
-        rates = {"stage1": self.key_fps, "stage2": lambda request: self.pass_rates(request)[0]}
-        return rates[stage](request) if stage in rates else None
+    def _text_rates(self, stage: str, request: Request) -> list[float | None]:
+        """Frame rates that a stage's texts name, one call after another; None for the base, whose texts name none."""
+        match stage:
+            case "stage1":
+                return [self.key_fps(request)]
+            case "stage2":
+                return [*self.pass_rates(request)]
+        return [None]
 
     # The chain ------------------------------------------------------------------------------------------
 

@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cogvideo_jax.models.cogvideo.sampling.keyframes import first_frame
 
 from cogvideo_jax.models.cogvideo.layout import shift_right
 from cogvideo_jax.models.cogvideo.sampling import decode
 from cogvideo_jax.models.cogvideo.sampling.decode import DecodeSettings, most_parallel_frames, write_slots
 from cogvideo_jax.models.cogvideo.sampling.interpolate import interpolate_once, merge_windows, split_windows
-from cogvideo_jax.models.cogvideo.sampling.keyframes import first_frame
 from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, guide, sample
 from cogvideo_jax.models.cogvideo.transformer.masks import smallest_lag
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
