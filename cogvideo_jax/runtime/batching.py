@@ -36,7 +36,7 @@ def in_chunks(
     if rows < 1:
         raise UserError(f"rows of one call must be at least 1, got {rows}")
     total = len(arrays[0])
-    size = round_up(min(rows, total))
+    size = round_up(rows)
     parts = []
     for start in range(0, total, size):
         index = np.minimum(np.arange(start, start + size), total - 1)

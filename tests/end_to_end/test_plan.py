@@ -81,6 +81,8 @@ def test_as_many_windows_together_as_fit(weights, monkeypatch):
 @pytest.mark.parametrize("growing_cache", [False, True])
 def test_nothing_of_the_plan_is_compiled_again(enlarging, caplog, growing_cache):
     pipe, guidance = load(enlarging, growing_cache=growing_cache), 2.75  # a scale that no other test uses
+    free = dataclasses.replace(pipe.sampler.sampling_config, windows_per_call=None)  # all windows of the last pass
+    pipe.sampler.weights.sampling_config = free
     with jax.log_compiles(), caplog.at_level("WARNING", logger="jax"):
         planned = pipe.plan(request(3, fps=4, guidance=guidance))
         assert {"begin", "write_frames"} <= set(compiled_programs(caplog))
