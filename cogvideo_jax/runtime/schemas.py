@@ -71,7 +71,7 @@ def dataclass_schema(config: ConfigDict = STRICT) -> Callable[[type[T]], type[T]
     """Makes a class a frozen dataclass that files are checked against."""
 
     def decorate(cls: type[T]) -> type[T]:
-        cls.__pydantic_config__ = config
+        cls.__pydantic_config__ = config  # type: ignore[attr-defined]
         return dataclasses.dataclass(frozen=True)(cls)
 
     return decorate

@@ -30,7 +30,7 @@ def test_key_frames_survive_the_round_trip(tmp_path):
         (IDS[0], "of shape"),
     ],
 )
-def test_ids_that_no_stage_1_writes_are_refused(tmp_path, ids, words):
+def test_ids_that_no_stage_1_writes_are_refused(tmp_path, unchecked_annotations, ids, words):
     [path] = write_key_frames(tmp_path / "a.mp4", ids, prompt="a", fps=1, tokenizer=TOKENIZER)
     with pytest.raises(UserError, match=words):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)

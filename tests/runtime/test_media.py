@@ -130,6 +130,6 @@ def test_a_failed_write_leaves_no_file_behind(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.gif"]
 
 
-def test_frames_of_another_kind_are_refused(tmp_path):
+def test_frames_of_another_kind_are_refused(tmp_path, unchecked_annotations):
     with pytest.raises(ValueError, match=r"frames must be uint8 \[T, H, W, 3\], got float64 \[4, 8, 8, 3\]"):
         video_io.write_mp4(tmp_path / "a.mp4", np.zeros((4, 8, 8, 3)), fps=8)

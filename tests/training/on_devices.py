@@ -5,7 +5,6 @@ python -m tests.training.on_devices CONFIGS.json    (a list of configs; what the
 
 import json
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ import jax
 from ml_collections import ConfigDict
 
 from cogvideo_jax.runtime import mesh as meshes
+from tests.devices import environment
 from tests.training.run import build
 
 
@@ -35,9 +35,8 @@ def run_on(devices: int, configs: Sequence[ConfigDict], folder: Path) -> list[di
     """
     path = folder / f"{devices}.json"
     path.write_text(json.dumps([config.to_dict() for config in configs]))
-    flags = {"XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.training.on_devices", str(path)]
-    done = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(devices), check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

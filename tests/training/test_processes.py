@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from cogvideo_jax.training.config_files import load_config
+from tests.devices import environment
 from tests.training.run import train
 
 LOCAL = Path(__file__).parents[2] / "launch" / "local.sh"
@@ -47,8 +48,7 @@ def start(config: Path, workdir: Path, port: int, **variables) -> subprocess.Pop
     """The local script with PROCESSES processes of two devices each."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     variables = dict(PROCESSES=PROCESSES, PORT=port, PAUSE=5, RESTARTS=3 * KILLS + 1) | variables
-    flags = dict(XLA_FLAGS="--xla_force_host_platform_device_count=2", JAX_PLATFORMS="cpu", PATH=path)
-    env = os.environ | flags | {name: str(value) for name, value in variables.items()}
+    env = environment(2) | dict(PATH=path) | {name: str(value) for name, value in variables.items()}
     with (workdir.parent / "log").open("ab") as log:
         return subprocess.Popen([LOCAL, config, workdir], env=env, stderr=log, stdout=log)
 
@@ -104,29 +104,20 @@ def test_killed_processes_come_back_and_the_losses_are_those_of_an_uninterrupted
     assert losses(workdir) == losses(alone)
 
 
-def test_one_process_that_is_told_to_end_saves_with_all_others(write_config, tmp_path):
-    config = write_config(steps=100_000, mesh=MESH, checkpoint_every=100_000)
+def test_processes_told_to_end_save_together_and_half_of_them_go_on(write_config, tmp_path):
+    how = dict(steps=300, checkpoint_every=100_000)
     workdir = tmp_path / "run"
-    run = start(config, workdir, 12600)
+    run = start(write_config(**how, mesh=MESH), workdir, 12600)
     wait_until(lambda: len(losses(workdir)) > 3, run, seconds=300)
-    trainers(run)[-1].terminate()
-    assert run.wait(timeout=120) == 130, (tmp_path / "log").read_text()[-3000:]
-    saved = [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.is_dir()]
-    assert saved == [max(losses(workdir))]
-
-
-def test_a_run_goes_on_with_half_the_processes(write_config, tmp_path):
-    alone = write_config(steps=300, mesh=dict(data=1, fsdp=1, tensor=1))
-    train(load_config(alone, []), tmp_path / "alone")
-    workdir = tmp_path / "run"
-    run = start(write_config(steps=300, mesh=MESH), workdir, 12700)
-    wait_until(lambda: len(losses(workdir)) > 3, run, seconds=300)
-    trainers(run)[0].terminate()
+    trainers(run)[-1].terminate()  # one of them; the others learn of it
     assert run.wait(timeout=120) == 130, (tmp_path / "log").read_text()[-3000:]
     saved = max(losses(workdir))
+    assert [int(path.name) for path in (workdir / "checkpoints").iterdir() if path.is_dir()] == [saved]
+
     half = max(1, PROCESSES // 2)
-    run = start(write_config(steps=300, mesh=MESH | dict(data=half)), workdir, 12800, PROCESSES=half)
+    run = start(write_config(**how, mesh=MESH | dict(data=half)), workdir, 12700, PROCESSES=half)
     assert run.wait(timeout=300) == 0, (tmp_path / "log").read_text()[-3000:]
+    train(load_config(write_config(**how, mesh=dict(data=1, fsdp=1, tensor=1)), []), tmp_path / "alone")
     expected, found = losses(tmp_path / "alone"), losses(workdir)
     for step in range(1, min(saved + 20, 300)):
         assert found[step] == pytest.approx(expected[step], rel=1e-3)

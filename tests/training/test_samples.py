@@ -93,7 +93,6 @@ def test_tensorboard_that_is_not_installed_is_named_before_any_work(make_config,
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed")
 def test_tensorboard_gets_the_same_figures(tmp_path):
     writer = MetricsWriter(tmp_path / "metrics.jsonl", first_step=0, steps=1, tensorboard=tmp_path / "board")
     writer.write(1, {"loss": 2.0})

@@ -277,7 +277,7 @@ def _sprite(thing: str, colour: str, side: int, canvas: int, angle: float, scale
     return np.rint(255 * (1 - alpha) + np.asarray(COLOURS[colour][0]) * alpha).astype(np.uint8)
 
 
-def render(spec: MotionSpec, *, scale: int = 1) -> UInt8[np.ndarray, "33 64*scale 64*scale 3"]:
+def render(spec: MotionSpec, *, scale: int = 1) -> UInt8[np.ndarray, "33 {64*scale} {64*scale} 3"]:
     """Pixels of a clip, drawn `scale` times as large."""
     frames = np.full((FRAMES, SIZE * scale, SIZE * scale, 3), 255, np.uint8)
     corners = scale * (path(spec).astype(int) - _canvas_sides(spec.action)[:, None] // 2)

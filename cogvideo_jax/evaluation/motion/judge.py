@@ -167,7 +167,7 @@ def _known_views() -> _Views:
     return _Views(list(motion.OBJECTS), sides, angles, upright, np.stack(windows), np.stack(offsets))
 
 
-def _firsts(values: Float[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
+def _firsts(values: Float[np.ndarray, "T"] | Int[np.ndarray, "T"]) -> Int[np.ndarray, "N"]:
     """Index of the first frame with each value, in order of values."""
     return np.unique(values, return_index=True)[1]
 
@@ -230,7 +230,7 @@ def _mismatch(
     return (1 - 2 * windows @ flat.T / energies).reshape(len(windows), *known.shape[:2])
 
 
-def _kept_mean(errors: Float[np.ndarray, "*any T"]) -> Float[np.ndarray, "*any"]:
+def _kept_mean(errors: Float[np.ndarray, "*any T"]) -> Float[np.ndarray, "*any"] | float:
     """Mean of the KEPT share with the smallest errors."""
     kept = int(np.ceil(KEPT * errors.shape[-1]))
     return np.sort(errors, axis=-1)[..., :kept].mean(-1)

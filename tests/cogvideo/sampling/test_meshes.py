@@ -1,22 +1,21 @@
 """Sampling on several devices: the same tokens, weights and caches split, and no cache sent around."""
 
 import json
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.cogvideo.sampling.on_meshes import CASES, MESHES
+from tests.devices import environment
 
 RUNS = [(case, *mesh) for case, meshes in MESHES.items() for mesh in meshes]
 
 
 @pytest.fixture(scope="module")
 def found():
-    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, "-m", "tests.cogvideo.sampling.on_meshes"]
-    done = subprocess.run(command, env=os.environ | flags, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(4), check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -98,7 +98,7 @@ def test_same_shapes_compile_once(tokenizer):
         (np.zeros((1, 30, 30, 3), np.uint8), "side 30 is not divisible by the rate 8"),
     ],
 )
-def test_wrong_frames_are_refused(tokenizer, wrong, message):
+def test_wrong_frames_are_refused(tokenizer, unchecked_annotations, wrong, message):
     with pytest.raises(ValueError, match=message):
         tokenizer.encode(wrong)
 
@@ -113,7 +113,7 @@ def test_wrong_frames_are_refused(tokenizer, wrong, message):
         (np.zeros((1, 16)), "must be integers"),
     ],
 )
-def test_wrong_ids_are_refused(tokenizer, wrong, message):
+def test_wrong_ids_are_refused(tokenizer, unchecked_annotations, wrong, message):
     with pytest.raises(ValueError, match=message):
         tokenizer.decode(wrong)
 

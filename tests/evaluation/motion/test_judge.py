@@ -124,7 +124,7 @@ def test_random_dots_are_no_object():
     assert judge(clip)[:3] == ("none", "black", "none")
 
 
-def test_other_shapes_types_and_lengths_are_refused():
+def test_other_shapes_types_and_lengths_are_refused(unchecked_annotations):
     with pytest.raises(ValueError, match="uint8"):
         judge(np.ones((33, 64, 64, 3), np.float32))
     with pytest.raises(ValueError, match="64, 64"):

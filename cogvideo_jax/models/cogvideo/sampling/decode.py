@@ -184,16 +184,16 @@ def write_slots(
 
 def lower_slots(
     params: PyTree,
-    text: Int[Array, "R S"],
-    text_mask: Bool[Array, "R S"],
-    given: Int[Array, "B g N"],
-    rngs: Key[Array, "B"],
-    labels: Int[Array, "C"],
+    text: jax.ShapeDtypeStruct,
+    text_mask: jax.ShapeDtypeStruct,
+    given: jax.ShapeDtypeStruct,
+    rngs: jax.ShapeDtypeStruct,
+    labels: jax.ShapeDtypeStruct,
     *,
     model: Transformer,
     settings: DecodeSettings,
 ) -> list[jax.stages.Lowered]:
-    """Lowered programs of `write_slots`, from abstract arguments: `begin`, then `write_frames` for each cache size."""
+    """Lowered programs of `write_slots`, from shapes: `begin`, then `write_frames` for each cache size."""
     static, config = dict(model=model, settings=settings), model.config
     start = begin.lower(params, text, text_mask, given, **static)
     cache = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), start.out_info)

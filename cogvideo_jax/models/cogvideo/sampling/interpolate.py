@@ -20,9 +20,9 @@ from cogvideo_jax.runtime.rng import fold
 
 def interpolate_once(
     params: PyTree,
-    text: Int[np.ndarray, "B S"],
-    text_mask: Bool[np.ndarray, "B S"],
-    frames: Int[np.ndarray, "B T N"],
+    text: Int[Array, "B S"],
+    text_mask: Bool[Array, "B S"],
+    frames: Int[Array, "B T N"],
     rngs: Key[Array, "B"],
     labels: Int[Array, "C"],
     *,
@@ -30,7 +30,7 @@ def interpolate_once(
     settings: DecodeSettings,
     chunk: int,
     on_call: Callable[[], Any] = lambda: None,
-) -> Int[np.ndarray, "B 2T-1 N"]:
+) -> Int[np.ndarray, "B 2*T-1 N"]:
     """Runs one pass and returns 2T - 1 frames in order of time.
 
     Args:
@@ -56,13 +56,13 @@ def interpolate_once(
     return merge_windows(written.reshape(batch, count, *written.shape[1:]))
 
 
-def split_windows(frames: Int[np.ndarray, "B T N"]) -> Int[np.ndarray, "B windows 3 N"]:
+def split_windows(frames: Int[Array, "B T N"]) -> Int[Array, "B windows 3 N"]:
     """Windows of three frames; window i has frames 2i, 2i + 1, 2i + 2."""
     count = (frames.shape[1] - 1) // 2
     return frames[:, 2 * np.arange(count)[:, None] + np.arange(3)]
 
 
-def merge_windows(slots: Int[np.ndarray, "B windows 5 N"]) -> Int[np.ndarray, "B T N"]:
+def merge_windows(slots: Int[Array, "B windows 5 N"]) -> Int[np.ndarray, "B T N"]:
     """Frames in order of time from windows with times 0, 2, 4, 1, 3 in their slots; shared frames appear once."""
     batch, count, _, tokens = slots.shape
     body = slots[:, :, np.asarray([0, 3, 1, 4])].reshape(batch, 4 * count, tokens)

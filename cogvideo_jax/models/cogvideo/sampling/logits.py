@@ -48,7 +48,7 @@ FIRST_FRAME = Strategy(temperature=1.0, top_clusters=16)
 VIDEO = Strategy(temperature=1.05, top_clusters=12)
 
 
-def guide(logits: Float[Array, "2B ..."], scale: float) -> Float[Array, "B ..."]:
+def guide(logits: Float[Array, "R ..."], scale: float) -> Float[Array, "R//2 ..."]:
     """Classifier-free guidance; the first row of each pair has the prompt, the second the guidance text."""
     conditional, unconditional = logits[::2], logits[1::2]
     return unconditional + scale * (conditional - unconditional)

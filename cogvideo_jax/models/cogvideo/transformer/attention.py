@@ -38,7 +38,7 @@ def attend(
     text: KeysValues,
     *,
     text_mask: Bool[Array, "B S"],
-    text_log_weight: float | Float[Array, "B"] = 0.0,
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"] = 0.0,
     local: tuple[Local, ...] = (),
     dropout: nn.Dropout | None = None,
 ) -> Float[Array, "B groups Q A K"]:

@@ -38,7 +38,7 @@ class Call:
     """
 
     text_mask: Bool[Array, "B S"]
-    text_log_weight: float | Float[Array, "B"]
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"]
     index: Int[Array, "P"] | None
     compat: Compat = flax.struct.field(pytree_node=False)
     keep_keys: bool = flax.struct.field(pytree_node=False)

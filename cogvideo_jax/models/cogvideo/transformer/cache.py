@@ -22,7 +22,7 @@ from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer.attention import MASKED, KeysValues
 from cogvideo_jax.models.cogvideo.transformer.masks import window_labels, window_order
 from cogvideo_jax.nn.quantized import to_int8
-from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.notation import Array, Bool, Float, Int, Int8
 from cogvideo_jax.runtime.mesh import batch_parts, constrain
 
 
@@ -78,7 +78,7 @@ class Asked:
 
     index: Int[Array, "P"]
     text_mask: Bool[Array, "B S"]
-    text_log_weight: float | Float[Array, "B"]
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"]
 
 
 def spatial_step(
@@ -204,7 +204,7 @@ def _attend(
     return _clips(_product(probabilities.astype(query.dtype), kept.v, query.dtype), batch)
 
 
-def _product(x: Float[Array, "R n"], y: Float[Array, "R n m"], dtype) -> Float[Array, "R m"]:
+def _product(x: Float[Array, "R n"], y: Float[Array, "R n m"] | Int8[Array, "R n m"], dtype) -> Float[Array, "R m"]:
     y = y.astype(x.dtype)
     return jax.lax.dot_general(x[:, None], y, (((2,), (1,)), ((0,), (0,))), preferred_element_type=dtype)[:, 0]
 

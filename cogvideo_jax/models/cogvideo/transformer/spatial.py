@@ -15,7 +15,7 @@ def spatial_attention(
     *,
     layout: ClipLayout,
     text_mask: Bool[Array, "B S"],
-    text_log_weight: float,
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"],
     dropout=None,
     kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B L A K"]:

@@ -23,10 +23,10 @@ def temporal_attention(
     *,
     layout: ClipLayout,
     window: int | None,
-    shifted: Int[Array, ""],
+    shifted: int | Int[Array, ""],
     regions: bool,
     text_mask: Bool[Array, "B S"],
-    text_log_weight: float,
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"],
     dropout=None,
     kernel: Kernel = Kernel.XLA,
 ) -> Float[Array, "B TN A K"]:
@@ -34,7 +34,7 @@ def temporal_attention(
 
     Args:
       window: side of the windows; None for full attention.
-      shifted: 1 in odd layers (a traced number, because all layers are one scanned body).
+      shifted: 1 in odd layers; traced where all layers are one scanned body.
       regions: False lets shifted windows join opposite borders of the picture, as the released prefill does.
     """
     text_length = layout.text_length

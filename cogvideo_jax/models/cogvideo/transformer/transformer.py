@@ -107,7 +107,7 @@ class Transformer(Backbone):
         text_mask: Bool[Array, "B S"],
         frames: Int[Array, "B T N"],
         *,
-        text_log_weight: float | Float[Array, "B"] = 0.0,
+        text_log_weight: float | Float[Array, ""] | Float[Array, "B"] = 0.0,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
         """Final hidden states of the whole sequence.
@@ -131,7 +131,7 @@ class Transformer(Backbone):
         text_mask: Bool[Array, "B S"],
         frames: Int[Array, "B g N"],
         *,
-        text_log_weight: float | Float[Array, "B"] = 0.0,
+        text_log_weight: float | Float[Array, ""] | Float[Array, "B"] = 0.0,
         limited: bool = True,
         parallel_frames: int = 1,
         slots: int | None = None,
@@ -159,7 +159,7 @@ class Transformer(Backbone):
         index: Int[Array, "P"],
         cache: Cache,
         *,
-        text_log_weight: float | Float[Array, "B"] = 0.0,
+        text_log_weight: float | Float[Array, ""] | Float[Array, "B"] = 0.0,
     ) -> tuple[Float[Array, "B P D"], Cache]:
         """Reads one token per frame at positions `index` (slot * N + offset). Returns hidden states and the cache."""
         x = self._embed_tokens(tokens) + self._frame_positions()[index].astype(self.dtype)
