@@ -129,8 +129,8 @@ def make_request(**fields: Any) -> Request:
 class Features(Protocol):
     """Key frames as a family keeps them."""
 
-    def save(self, path: Path, *, prompt: str) -> None:
-        """Writes what `Sampler.read_start` reads."""
+    def save(self, path: Path, *, prompt: str, replace: bool = False) -> None:
+        """Writes what `Sampler.read_start` reads; `replace` as in `whole_file`."""
 
 
 class Clips(NamedTuple):

@@ -66,6 +66,12 @@ def left_to_do(jobs: Sequence[Job], record: Record) -> list[Job]:
     return [job for job in jobs if not record.has(job.path.name, prompt=job.prompt, copy=job.copy)]
 
 
+def files_of(path: Path, formats: Sequence[str], *, key_frames: bool) -> list[Path]:
+    """What is written of one video: every format, beside each other, and first what key frames are continued from."""
+    suffixes = dict.fromkeys([*([KEY_FRAMES, ".mp4"] if key_frames else []), path.suffix.lower(), *formats[1:]])
+    return [path.with_suffix(suffix) for suffix in suffixes]
+
+
 def run_jobs(
     jobs: Sequence[Job],
     *,
@@ -75,6 +81,7 @@ def run_jobs(
     together: int,
     formats: Sequence[str],
     record: Record,
+    replace: bool,
     rows: Mapping[str, int] | None = None,
 ) -> list[Path]:
     """Makes everything, some videos together, and returns the paths. Files are written while the next batch is made.
@@ -83,6 +90,7 @@ def run_jobs(
       wish: what is asked of every job beside its prompt.
       formats: suffixes of the files of each video.
       record: is told of every finished video.
+      replace: take the place of files that exist.
       rows: limits that the memory plan found; see `Sampler.steps`.
     """
     finishing: list[Future] = []
@@ -95,7 +103,9 @@ def run_jobs(
             for done in finishing:
                 done.result()  # a disk that is full ends the run here
             videos = pipe.videos(request, clips)
-            finishing += [pool.submit(_finish, job, video, formats, record) for job, video in zip(part, videos)]
+            finishing += [
+                pool.submit(_finish, job, video, formats, record, replace) for job, video in zip(part, videos)
+            ]
     return [path for done in finishing for path in done.result()]
 
 
@@ -104,19 +114,17 @@ def request_of(jobs: Sequence[Job], wish: Request, *, seed: int) -> Request:
     return wish.of([job.prompt for job in jobs], seeds=[seed] * len(jobs), copies=[job.copy for job in jobs])
 
 
-def _finish(job: Job, video: Video, formats: Sequence[str], record: Record) -> list[Path]:
-    files = save_video(video, job.path, formats)
+def _finish(job: Job, video: Video, formats: Sequence[str], record: Record, replace: bool) -> list[Path]:
+    files = save_video(video, job.path, formats, replace=replace)
     record.add(job.path.name, prompt=job.prompt, copy=job.copy, files=[file.name for file in files])
     logging.info("wrote %s", job.path)
     return files
 
 
-def save_video(video: Video, path: Path, formats: Sequence[str]) -> list[Path]:
-    """Writes one video in every format, beside each other, and first what key frames are continued from."""
-    suffixes = dict.fromkeys([path.suffix.lower(), *formats[1:]])
-    if video.features is not None:
-        suffixes = dict.fromkeys([KEY_FRAMES, ".mp4", *suffixes])
-    return [video.save(path.with_suffix(suffix)) for suffix in suffixes]
+def save_video(video: Video, path: Path, formats: Sequence[str], *, replace: bool) -> list[Path]:
+    """Writes the files of one video."""
+    files = files_of(path, formats, key_frames=video.features is not None)
+    return [video.save(file, replace=replace) for file in files]
 
 
 def together_of(batch: int, videos: int) -> int:

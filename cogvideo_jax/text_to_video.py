@@ -44,9 +44,11 @@ class Video:
     prompt: str = ""
     features: Features | None = dataclasses.field(default=None, repr=False)
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, replace: bool = True) -> Path:
         """Writes .mp4, .gif, .png (all frames in a grid), or .keyframes where there are features.
 
+        Args:
+          replace: take the place of a file of this name.
         Raises:
           UserError: another suffix, or a file that cannot be written.
         """
@@ -54,7 +56,7 @@ class Video:
         writer = WRITERS.get(path.suffix.lower())
         if writer is None:
             raise UserError(f"{path.name} should end in {', '.join(WRITERS)}")
-        writer(path, self)
+        writer(path, self, replace)
         return path
 
     def _repr_html_(self) -> str:
@@ -64,16 +66,16 @@ class Video:
         return f'<video autoplay loop muted controls src="data:video/mp4;base64,{data}"></video>'
 
 
-def _save_features(path: Path, video: Video) -> None:
+def _save_features(path: Path, video: Video, replace: bool) -> None:
     if video.features is None:
         raise UserError(f"{path.name}: only key frames can be saved so; ask for output=key_frames")
-    video.features.save(path, prompt=video.prompt)
+    video.features.save(path, prompt=video.prompt, replace=replace)
 
 
-WRITERS: dict[str, Callable[[Path, Video], None]] = {
-    ".mp4": lambda path, video: media.write_mp4(path, video.frames, fps=video.fps),
-    ".gif": lambda path, video: media.write_gif(path, video.frames, fps=video.fps),
-    ".png": lambda path, video: media.write_contact_sheet(path, [video.frames]),
+WRITERS: dict[str, Callable[[Path, Video, bool], None]] = {
+    ".mp4": lambda path, video, replace: media.write_mp4(path, video.frames, fps=video.fps, replace=replace),
+    ".gif": lambda path, video, replace: media.write_gif(path, video.frames, fps=video.fps, replace=replace),
+    ".png": lambda path, video, replace: media.write_contact_sheet(path, [video.frames], replace=replace),
     KEY_FRAMES: _save_features,
 }
 

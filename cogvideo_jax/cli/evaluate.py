@@ -14,6 +14,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument("--batch", type=int, default=20, help="videos made together")
     parser.add_argument("--out", help="also write the report as JSON")
     parser.add_argument("--int8", nargs="+", choices=("weights", "cache"), default=[], help="kept as int8")
+    shared.add_force(parser)
     parser.set_defaults(run=run)
 
 
@@ -23,5 +24,5 @@ def run(options: Namespace, rest: list[str]) -> int:
     from cogvideo_jax.evaluation.motion.agreement import report_text, run
 
     how = dict(prompts=options.prompts, seed=options.seed, batch_size=options.batch, int8=options.int8)
-    print(report_text(run(options.weights, out=options.out, **how)))
+    print(report_text(run(options.weights, out=options.out, replace=options.force, **how)))
     return 0

@@ -13,6 +13,7 @@ def add_arguments(command: str, parser: ArgumentParser, arguments: Sequence[str]
     offered = getattr(shared.add_family(parser, arguments), command)
     if offered is not None:
         offered.add_arguments(parser)
+    shared.add_force(parser)
     parser.set_defaults(run=functools.partial(run, command))
 
 

@@ -1,5 +1,6 @@
 """`cogvideo generate`: prompts in, files out."""
 
+import contextlib
 import re
 import sys
 from argparse import ArgumentParser, Namespace
@@ -29,6 +30,7 @@ HOW = {
     "tensor",
     "compilation_cache",
     "growing_cache",
+    "force",
 }
 
 
@@ -60,9 +62,17 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 
 def run(options: Namespace, rest: list[str]) -> int:
-    """Makes what is asked for, or shows what it would take."""
+    """Makes what is asked for, or shows what it would take; of many prompts, what is not there yet."""
+    from cogvideo_jax.runtime.files import held
+
+    with held(options.out) if options.prompts and not options.dry_run else contextlib.nullcontext():
+        return _make(options)
+
+
+def _make(options: Namespace) -> int:
     from cogvideo_jax import jobs as job
     from cogvideo_jax.cli.dry_run import show_steps
+    from cogvideo_jax.runtime.files import require_free
     from cogvideo_jax.runtime.memory import require, tell_peak
     from cogvideo_jax.runtime.record import FILE as RECORD
     from cogvideo_jax.runtime.record import Record
@@ -83,6 +93,9 @@ def run(options: Namespace, rest: list[str]) -> int:
         print(f"cogvideo generate: {len(jobs) - len(left)} videos are there already", file=sys.stderr)
     if not left:
         return status
+    for one in left:
+        for file in job.files_of(one.path, formats, key_frames=options.key_frames):
+            require_free(file, replace=options.force)
     together = shared.batch_together(options, len(left))
     first = job.request_of((left * together)[:together], wish, seed=options.seed)
     planned = pipe.plan(first)
@@ -92,7 +105,7 @@ def run(options: Namespace, rest: list[str]) -> int:
     peak = require(planned.phases)
     rows = {step.limit: step.rows for step in planned.steps if step.limit}
     how = dict(pipe=pipe, wish=wish, seed=options.seed, together=together, rows=rows)
-    for path in job.run_jobs(left, **how, formats=formats, record=record):
+    for path in job.run_jobs(left, **how, formats=formats, record=record, replace=options.force):
         print(path)
     tell_peak(peak)
     return status

@@ -27,11 +27,11 @@ def run(options: Namespace, rest: list[str]) -> int:
     from cogvideo_jax import jobs as job
     from cogvideo_jax.cli.dry_run import show_steps
     from cogvideo_jax.interface import make_request
+    from cogvideo_jax.runtime.files import require_free
     from cogvideo_jax.runtime.memory import require
     from cogvideo_jax.text_to_video import KEY_FRAMES
 
     source, formats = Path(options.source), shared.formats_of(options)
-    [target] = job.plan_jobs([source.stem], num=1, out=options.out, formats=formats)
     pipe = shared.open_weights(options)
     if source.suffix == KEY_FRAMES:
         start, prompt = pipe.sampler.read_start(source)
@@ -45,12 +45,18 @@ def run(options: Namespace, rest: list[str]) -> int:
     fields |= dict(superres=False) if options.no_superres else {}
     fields |= dict(compat=options.compat) if options.compat != "exact" else {}
     request = make_request(prompts=(options.prompt or prompt,), seeds=(options.seed,), start=start, **fields)
+    name = f"{source.stem}_{pipe.sampler.fps(request):g}fps"
+    [target] = job.plan_jobs([name], num=1, out=options.out, formats=formats)
+    for file in job.files_of(target.path, formats, key_frames=False):
+        if file.exists() and file.samefile(source):
+            raise UserError(f"{file} is the source; choose another --out")
+        require_free(file, replace=options.force)
     planned = pipe.plan(request)
     if options.dry_run:
         show_steps(planned)
         return 0
     require(planned.phases)
     [video] = pipe.videos(request, pipe.run(request, steps=planned.steps, progress=True))
-    for path in job.save_video(video, target.path, formats):
+    for path in job.save_video(video, target.path, formats, replace=options.force):
         print(path)
     return 0

@@ -43,6 +43,7 @@ def add_weights(parser: ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="by default float32 on a CPU, else bfloat16")
     parser.add_argument("--compat", choices=("exact", "release"), default="exact", help="release: with its quirks")
     parser.add_argument("--dry-run", action="store_true", help="print steps, programs, memory and time, and stop")
+    add_force(parser)
     add_opening(parser)
 
 
@@ -55,6 +56,11 @@ def add_opening(parser: ArgumentParser) -> None:
     parser.add_argument("--tensor", type=int, default=1, help="devices that share one video; others make other videos")
     parser.add_argument("--compilation-cache", metavar="FOLDER", help="keep compiled programs here for the next call")
     parser.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
+
+
+def add_force(parser: ArgumentParser) -> None:
+    """--force of commands that write files."""
+    parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
 def prepare_devices(options: Namespace) -> None:

@@ -20,7 +20,8 @@ import numpy as np
 
 from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf, require_regular_file
+from cogvideo_jax.runtime.files import require_regular_file
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
 
 LATEST, SETTINGS = "latest", "model_config.json"
 RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")

@@ -8,7 +8,6 @@ cache/
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -18,6 +17,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int
+from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.schemas import (
     Digest,
     FrameRate,
@@ -116,11 +116,8 @@ def shard_notes(out: Path, shard: int) -> Path:
 
 
 def write_json(path: Path, value: Schema) -> None:
-    """Writes under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".json.part")
-    part.write_text(value.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(part, path)
+    """Writes a description, or replaces it."""
+    write_text(path, value.model_dump_json(indent=1), replace=True)
 
 
 def pack(clip: TokenClip) -> bytes:

@@ -7,7 +7,8 @@ from typing import TypeVar
 from absl import logging
 from pydantic_core import from_json
 
-from cogvideo_jax.runtime.schemas import parse_json, read_bytes
+from cogvideo_jax.runtime.files import read_bytes
+from cogvideo_jax.runtime.schemas import parse_json
 
 T = TypeVar("T")
 LARGEST = 1 << 30  # bytes

@@ -1,13 +1,11 @@
 """Videos and pictures on disk <-> uint8 frames [T, H, W, 3].
 
 PyAV reads mp4, webm and the like; Pillow reads gif, animated webp (which PyAV cannot decode) and png, with transparency
-over white. Reading follows timestamps, so any frame rate, even a variable one, is resampled to the requested one. Files
-are written under a temporary name and renamed when complete.
+over white. Reading follows timestamps, so any frame rate, even a variable one, is resampled to the requested one.
 """
 
 import contextlib
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import UInt8
+from cogvideo_jax.runtime.files import reason, whole_file
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 Shown = tuple[float, float, Image.Image]  # start and end of display in seconds, and the picture
@@ -52,7 +51,7 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
         with contextlib.closing(shown):
             pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read video {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read video {path}: {reason(error)}") from error
     if not pictures:
         raise UserError(f"cannot read video {path}: it has no frames")
     return np.stack(pictures)
@@ -68,7 +67,7 @@ def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray
         with Image.open(path) as image:
             return _pixels(_over_white(image), size)
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path}: {_one_line(error)}") from error
+        raise UserError(f"cannot read image {path}: {reason(error)}") from error
 
 
 def fit_square(image: Image.Image, size: int) -> Image.Image:
@@ -100,7 +99,7 @@ def _shown_by_av(path: Path) -> Iterator[Shown]:
     try:
         yield from _decoded(av, path)
     except av.error.FFmpegError as error:
-        raise UserError(_one_line(error)) from error
+        raise UserError(reason(error)) from error
 
 
 def _decoded(av, path: Path) -> Iterator[Shown]:
@@ -141,14 +140,10 @@ def _pixels(image: Image.Image, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
     return np.asarray(image if size is None else fit_square(image, size))
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
-
-
 # Writing ------------------------------------------------------------------------------------------
 
 
-def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
+def write_mp4(path: str | Path, frames: Frames, *, fps: float, replace: bool = False) -> None:
     """Writes H.264 in 4:2:0, which every player shows. Small frames are enlarged. Equal frames give equal bytes.
 
     Raises:
@@ -160,7 +155,7 @@ def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
     rate = Fraction(fps).limit_denominator(1001)
     # One thread: the stream depends on the number of threads, and so on the machine.
     options = {"crf": "18", "preset": "medium", "x264-params": "threads=1"}
-    with _whole_file(path) as part, av.open(str(part), "w", format="mp4") as container:
+    with _written(path, replace) as part, av.open(str(part), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=rate, options=options)
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "yuv420p"
         for frame in frames:
@@ -168,18 +163,28 @@ def write_mp4(path: str | Path, frames: Frames, *, fps: float) -> None:
         container.mux(stream.encode(None))
 
 
-def write_gif(path: str | Path, frames: Frames, *, fps: float) -> None:
+def write_gif(path: str | Path, frames: Frames, *, fps: float, replace: bool = False) -> None:
     """Writes an endless gif. Small frames are enlarged. Errors as in `write_mp4`."""
     frames = _enlarge(_checked(frames, fps))
     ends = np.rint(np.arange(len(frames) + 1) * 100 / fps)  # a gif counts in hundredths of a second
     durations = [int(d) * 10 for d in np.diff(ends)]
     first, *others = (Image.fromarray(frame) for frame in frames)
-    with _whole_file(path) as part:
+    with _written(path, replace) as part:
         first.save(part, format="GIF", save_all=True, append_images=others, duration=durations, loop=0)
 
 
+def write_png(path: str | Path, picture: UInt8[np.ndarray, "H W 3"], *, replace: bool = False) -> None:
+    """Writes one picture as it is. Errors as in `write_mp4`."""
+    with _written(path, replace) as part:
+        Image.fromarray(picture).save(part, format="PNG")
+
+
 def write_contact_sheet(
-    path: str | Path, clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]], *, labels: Sequence[str] = ()
+    path: str | Path,
+    clips: Sequence[UInt8[np.ndarray, "_ _ _ 3"]],
+    *,
+    labels: Sequence[str] = (),
+    replace: bool = False,
 ) -> None:
     """Writes a PNG of frames: one clip as a near-square grid in reading order, several clips as one row each.
 
@@ -202,7 +207,7 @@ def write_contact_sheet(
             text = labels[index].encode("latin-1", "replace").decode("latin-1")
             ImageDraw.Draw(sheet).text((2, top + 1), text, fill="white")
         top += grid.height + head + 1
-    with _whole_file(path) as part:
+    with _written(path, replace) as part:
         sheet.save(part, format="PNG")
 
 
@@ -218,19 +223,15 @@ def _grid(clip: Frames, columns: int) -> Image.Image:
 
 
 @contextlib.contextmanager
-def _whole_file(path: str | Path) -> Iterator[Path]:
-    """Temporary name, renamed to `path` on success and removed on failure."""
-    path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield part
-        os.replace(part, path)
-    except READ_ERRORS as error:
-        raise UserError(f"cannot write {path}: {_one_line(error)}") from error
-    finally:
-        if part.is_file():
-            part.unlink()
+def _written(path: str | Path, replace: bool) -> Iterator[Path]:
+    """`whole_file`, with the libraries' own errors as sentences."""
+    with whole_file(path, replace=replace) as draft:
+        try:
+            yield draft
+        except READ_ERRORS as error:
+            if isinstance(error, UserError | OSError):
+                raise
+            raise UserError(f"{path} cannot be written: {reason(error)}") from error
 
 
 def _checked(frames: Frames, fps: float) -> Frames:

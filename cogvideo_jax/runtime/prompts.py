@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.runtime.schemas import read_bytes
+from cogvideo_jax.runtime.files import read_bytes
 
 
 def read_prompts(path: str | Path) -> list[str]:

@@ -5,7 +5,6 @@ In: types and shapes of all leaves, then their data in chunks. Out: a file that 
 
 import json
 import math
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -15,6 +14,7 @@ import numpy as np
 import safetensors
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.files import require_regular_file, whole_file
 
 TYPES = {
     "F64": np.dtype(np.float64),
@@ -47,29 +47,21 @@ def write_stream(
     *,
     chunks: Callable[[str], Iterable[np.ndarray]],
     metadata: dict[str, str],
+    replace: bool = False,
 ) -> None:
-    """Writes a file with one chunk in memory at a time. It gets its name when it is complete.
+    """Writes a file with one chunk in memory at a time.
 
     Args:
       chunks: name -> arrays of the leaf's type that fill it from its first byte to its last.
 
     Raises:
-      UserError: chunks of another type, or too few or too many of them.
+      UserError: chunks of another type, too few or too many of them, or the file cannot be written; see `whole_file`.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     order = sorted(leaves, key=lambda name: (-leaves[name].dtype.itemsize, name))  # keeps every leaf aligned
-    draft = path.with_name(path.name + ".partial")
-    try:
-        with draft.open("wb") as file:
-            file.write(_header({name: leaves[name] for name in order}, metadata))
-            for name in order:
-                _write_leaf(file, name, leaves[name], chunks(name))
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with whole_file(path, replace=replace) as draft, draft.open("wb") as file:
+        file.write(_header({name: leaves[name] for name in order}, metadata))
+        for name in order:
+            _write_leaf(file, name, leaves[name], chunks(name))
 
 
 def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
@@ -90,12 +82,6 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
         raise UserError(f"{path} has an array of type {error}, which is not supported") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
-
-
-def require_regular_file(path: str | Path) -> None:
-    """Raises UserError for a folder, and for a pipe or a device, on which reading could wait forever."""
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path} is not a regular file")
 
 
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:

@@ -6,9 +6,7 @@ value raises UserError: one sentence that names the file, the key, what came and
 
 import dataclasses
 import json
-import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,10 +15,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, 
 from pydantic_core import ErrorDetails
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.files import SMALL_FILE, read_bytes
 
 T = TypeVar("T")
 STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
-SMALL_FILE = 64 << 20  # bytes; a larger description is no description
 SHOWN = 60  # characters of a wrong value that an error repeats
 
 Positive = Annotated[int, Field(strict=True, gt=0, le=2**40)]
@@ -90,30 +88,6 @@ def read_json(path: str | Path, schema: type[T], *, limit: int = SMALL_FILE) -> 
       UserError: the file cannot be read, is too large, or does not fit the schema.
     """
     return parse_json(read_bytes(path, limit=limit), schema, where=str(path))
-
-
-def read_bytes(path: str | Path, *, limit: int = SMALL_FILE) -> bytes:
-    """A small regular file as a whole.
-
-    Raises:
-      UserError: the file is missing, not regular, larger than `limit`, or cannot be read.
-    """
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe without a writer would block
-        with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} is not a regular file")
-            if found.st_size > limit:
-                raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
-            content = file.read(limit + 1)  # it may have grown since
-            if len(content) > limit:
-                raise UserError(f"{path} grows while it is read")
-            return content
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def parse_json(text: bytes | str, schema: type[T], *, where: str) -> T:

@@ -6,26 +6,23 @@ from typing import TypeVar
 
 import numpy as np
 import safetensors
-import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, require_regular_file
+from cogvideo_jax.runtime.files import require_regular_file
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, write_stream
 from cogvideo_jax.runtime.schemas import parse_json
 
 T = TypeVar("T")
 
 
-def save_weights(path: str | Path, tree: PyTree, description: dict) -> None:
-    """Writes a file under a temporary name first, so that an interrupted write leaves no partial file."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    flat = {name: np.ascontiguousarray(value) for name, value in flatten_dict(tree, sep="/").items()}
-    draft = path.with_name(path.name + ".partial")
-    safetensors.numpy.save_file(flat, draft, metadata={"description": json.dumps(description)})
-    draft.chmod(0o644)  # safetensors makes files readable by their owner only
-    draft.replace(path)
+def save_weights(path: str | Path, tree: PyTree, description: dict, *, replace: bool = False) -> None:
+    """Writes a file. Raises UserError if it cannot be written; see `whole_file`."""
+    flat = {name: np.asarray(value) for name, value in flatten_dict(tree, sep="/").items()}
+    leaves = {name: Leaf(array.dtype, array.shape) for name, array in flat.items()}
+    metadata = {"description": json.dumps(description)}
+    write_stream(path, leaves, chunks=lambda name: [flat[name]], metadata=metadata, replace=replace)
 
 
 def load_weights(path: str | Path, schema: type[T] = dict) -> tuple[PyTree, T]:

@@ -12,4 +12,4 @@ def export(path: Path, tree: PyTree, description: dict) -> None:
     """Gathers the weights of all processes; the first writes them."""
     whole = meshes.to_host(tree)
     if is_first():
-        save_weights(path, whole, description)
+        save_weights(path, whole, description, replace=True)

@@ -1,5 +1,6 @@
 """The only training loop: config and workdir in, trained weights out. Reads as chapters."""
 
+import contextlib
 import dataclasses
 import signal
 import time
@@ -15,7 +16,9 @@ from cogvideo_jax.errors import NonFiniteLoss, UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.checkpoint import Checkpoints
+from cogvideo_jax.runtime.files import held
 from cogvideo_jax.runtime.memory import Phase, require, tell_peak
+from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.metrics import MetricsWriter, require_tensorboard
 from cogvideo_jax.training.optimizer import make_schedule
@@ -72,17 +75,16 @@ def train(config: TrainConfig, workdir: str | Path, build: Build, *, profiled: P
       Path of the trained weights.
 
     Raises:
-      UserError: settings or files that do not fit.
+      UserError: settings or files that do not fit, or another run in `workdir`.
       FloatingPointError: the loss is not finite; names the step.
       Interrupted: Ctrl-C or SIGTERM, after saving.
     """
     _check_process(config)
     workdir = Path(workdir)
-    workdir.mkdir(parents=True, exist_ok=True)
 
     # Devices, model, memory.
     mesh = meshes.make_mesh(dataclasses.asdict(config.mesh))
-    with jax.set_mesh(mesh):
+    with held(workdir) if is_first() else contextlib.nullcontext(), jax.set_mesh(mesh):
         task = build(config, mesh)
         planned = require([task.plan()])
 

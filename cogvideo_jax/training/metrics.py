@@ -10,6 +10,7 @@ from absl import logging
 from pydantic import ConfigDict
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.progress import progress_bar
@@ -37,11 +38,11 @@ class MetricsWriter:
     def __init__(self, path: Path, *, first_step: int, steps: int, tensorboard: Path | None = None):
         self._tells = is_first()
         self._board = _open_board(tensorboard, first_step) if tensorboard and self._tells else None
-        path = path if self._tells else Path(os.devnull)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        kept = [line for line in (read_lines(path, Line) if self._tells else []) if line.step <= first_step]
-        path.write_text("".join(json.dumps(line.model_dump()) + "\n" for line in kept))
-        self._file = path.open("a")
+        if self._tells:
+            kept = [line for line in read_lines(path, Line) if line.step <= first_step]
+            lines = "".join(json.dumps(line.model_dump()) + "\n" for line in kept)
+            write_text(path, lines, replace=True)
+        self._file = (path if self._tells else Path(os.devnull)).open("a")
         self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:

@@ -2,13 +2,13 @@
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from absl import logging
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.schemas import read_json, shown
 from cogvideo_jax.training.config import TrainConfig
@@ -29,9 +29,7 @@ def agree(config: TrainConfig, workdir: Path) -> None:
     if path.exists() and any((workdir / "checkpoints").glob("[0-9]*")):
         _compare(read_json(path, type(config)), config, path)
     if is_first():
-        draft = path.with_name(f"{FILE}.partial")
-        draft.write_text(json.dumps(dataclasses.asdict(config), ensure_ascii=False, indent=1), encoding="utf-8")
-        os.replace(draft, path)
+        write_text(path, json.dumps(dataclasses.asdict(config), ensure_ascii=False, indent=1), replace=True)
 
 
 def _compare(old: TrainConfig, new: TrainConfig, path: Path) -> None:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from cogvideo_jax.notation import UInt8
-from cogvideo_jax.runtime.media import write_mp4
+from cogvideo_jax.runtime.media import write_mp4, write_png
 
 
 class Sample(NamedTuple):
@@ -20,10 +19,9 @@ class Sample(NamedTuple):
 
 def write_samples(folder: Path, step: int, samples: Sequence[Sample]) -> None:
     """Writes the samples of a step."""
-    folder.mkdir(parents=True, exist_ok=True)
     for number, sample in enumerate(samples):
         path = folder / f"step_{step:06d}_{number}"
         if sample.fps is None:
-            Image.fromarray(sample.frames[0]).save(path.with_suffix(".png"))
+            write_png(path.with_suffix(".png"), sample.frames[0], replace=True)
         else:
-            write_mp4(path.with_suffix(".mp4"), sample.frames, fps=sample.fps)
+            write_mp4(path.with_suffix(".mp4"), sample.frames, fps=sample.fps, replace=True)

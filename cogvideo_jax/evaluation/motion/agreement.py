@@ -22,6 +22,7 @@ from cogvideo_jax.evaluation.motion.judge import Judgement, judge
 from cogvideo_jax.evaluation.motion.superres_psnr import superres_psnr
 from cogvideo_jax.interface import Start, make_request
 from cogvideo_jax.notation import Bool, Float, Int, UInt8
+from cogvideo_jax.runtime.files import require_free, write_text
 from cogvideo_jax.text_to_video import TextToVideo, load
 
 LANGUAGES = ("EN", "ZH")
@@ -230,6 +231,7 @@ def run(
     batch_size: int,
     int8: Collection[str] = (),
     out: str | Path | None = None,
+    replace: bool = False,
 ) -> dict:
     """Measures a folder of weights; writes the report as JSON if `out` is given.
 
@@ -237,10 +239,13 @@ def run(
       prompts: number of videos to generate.
       batch_size: videos generated together.
       int8: as in `load`.
+      replace: take the place of an older report.
 
     Raises:
-      UserError: numbers below 1, or weights that cannot be read.
+      UserError: numbers below 1, weights that cannot be read, or a report that cannot be written.
     """
+    if out is not None:
+        require_free(out, replace=replace)
     asked = agreement_prompts(prompts, seed=seed)
     pipe = load(weights, int8=int8)
     real = clip_specs(agreement_prompts(REAL_CLIPS, seed=seed), seed=seed)
@@ -259,7 +264,7 @@ def run(
     if pipe.sampler.has_superres:
         report["superres"] = superres_psnr(pipe, unseen[:SUPERRES_CLIPS], seed=seed)
     if out is not None:
-        Path(out).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_text(out, json.dumps(report, indent=1) + "\n", replace=replace)
     return report
 
 

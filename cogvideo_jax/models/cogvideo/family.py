@@ -71,7 +71,8 @@ def _assemble(options: Any) -> list[str]:
 
     given = {part: getattr(options, part) for part in PARTS}
     parts = {part: path for part, path in given.items() if path is not None}
-    how = dict(text_model=options.text_model, sampling_config=options.sampling_config, out=options.out)
+    how = dict(text_model=options.text_model, sampling_config=options.sampling_config)
+    how |= dict(out=options.out, replace=options.force)
     return [str(assemble(parts, **how))]
 
 

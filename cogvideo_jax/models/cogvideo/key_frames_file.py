@@ -45,8 +45,10 @@ class KeyFrames(NamedTuple):
     fps: float
 
 
-def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: float, tokenizer: str) -> list[Path]:
-    """Writes a file with the suffix `.keyframes`; returns its path in a list.
+def write_key_frames(
+    path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: float, tokenizer: str, replace: bool = False
+) -> list[Path]:
+    """Writes a file with the suffix `.keyframes`; returns its path in a list. Raises UserError as `whole_file` does.
 
     Args:
       fps: frames/s of the key frames.
@@ -54,7 +56,7 @@ def write_key_frames(path: Path, ids: Int[Array, "T N"], *, prompt: str, fps: fl
     """
     path = path.with_suffix(SUFFIX)
     description = Description(kind="keyframes", prompt=prompt, fps=float(fps), tokenizer=tokenizer)
-    save_weights(path, {"ids": np.asarray(ids, np.int32)}, description.model_dump())
+    save_weights(path, {"ids": np.asarray(ids, np.int32)}, description.model_dump(), replace=replace)
     return [path]
 
 

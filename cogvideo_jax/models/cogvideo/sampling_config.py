@@ -11,6 +11,7 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.sampling.logits import FIRST_FRAME, VIDEO, Strategy
 from cogvideo_jax.models.cogvideo.superres.sample import DIRECT, RefineSettings
 from cogvideo_jax.models.cogvideo.text import FIRST_FRAME_SUFFIX
+from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.schemas import STRICT, FrameRate, Size, read_json
 
 FILE = "pipeline.json"
@@ -111,6 +112,6 @@ def read_sampling_config(path: Path) -> SamplingConfig:
     return read_json(path, SamplingConfig, limit=LARGEST)
 
 
-def write_sampling_config(path: Path, sampling_config: SamplingConfig) -> None:
-    """Writes `pipeline.json`."""
-    path.write_text(json.dumps(dataclasses.asdict(sampling_config), ensure_ascii=False, indent=1), encoding="utf-8")
+def write_sampling_config(path: Path, sampling_config: SamplingConfig, *, replace: bool = False) -> None:
+    """Writes `pipeline.json`. Raises UserError as `whole_file` does."""
+    write_text(path, json.dumps(dataclasses.asdict(sampling_config), ensure_ascii=False, indent=1), replace=replace)

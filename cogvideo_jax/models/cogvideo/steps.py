@@ -60,9 +60,9 @@ class WrittenKeyFrames(NamedTuple):
     fps: float
     tokenizer: str
 
-    def save(self, path: Path, *, prompt: str) -> None:
+    def save(self, path: Path, *, prompt: str, replace: bool = False) -> None:
         """Writes a `.keyframes` file."""
-        write_key_frames(path, self.ids, prompt=prompt, fps=self.fps, tokenizer=self.tokenizer)
+        write_key_frames(path, self.ids, prompt=prompt, fps=self.fps, tokenizer=self.tokenizer, replace=replace)
 
 
 class Chain:

@@ -15,7 +15,7 @@ import sentencepiece
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vocab import Vocabulary
 from cogvideo_jax.notation import Bool, Int
-from cogvideo_jax.runtime.schemas import read_bytes
+from cogvideo_jax.runtime.files import read_bytes
 
 NEWLINE = "<n>"
 GUIDANCE_TEXT = "视频"  # "video": the unconditional text of classifier-free guidance

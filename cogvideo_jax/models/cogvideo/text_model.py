@@ -17,6 +17,7 @@ from cogvideo_jax.models.cogvideo.text import (
 )
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.notation import Int, UInt8
+from cogvideo_jax.runtime.files import read_bytes, write_bytes
 
 FILE = "text.model"
 
@@ -31,13 +32,13 @@ def place_text_model(cache: TokenCache, existing: str | Path | None, *, pieces: 
     """
     path = cache.path / FILE
     if existing is not None:
-        model = Path(existing).read_bytes()
+        model = read_bytes(existing)
     elif path.exists():
         return path
     else:
         model = fit_text_model(_sentences(cache), pieces=pieces)
     TextTokenizer(model, image_codes=1)  # raises UserError if it is not a text model
-    path.write_bytes(model)
+    write_bytes(path, model, replace=True)
     return path
 
 

@@ -29,8 +29,9 @@ from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer, load_tokenize
 from cogvideo_jax.nn.quantized import scale_sharding
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
+from cogvideo_jax.runtime.files import require_regular_file
 from cogvideo_jax.runtime.memory import tree_bytes
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, require_regular_file
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
 from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")

@@ -19,7 +19,7 @@ def run(options: Namespace) -> list[str]:
         return [str(convert_back(options.source, options.target, part=options.part))]
     add = {".model": add_text_model, ".npy": add_labels}.get(Path(options.source).suffix)
     if add is not None:
-        return [str(add(options.source, options.target))]
+        return [str(add(options.source, options.target, replace=options.force))]
     settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
     converted = to_ours.convert(options.source, options.target, **settings)
     sampling_config = Path(options.target) / FILE
