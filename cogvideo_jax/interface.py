@@ -19,7 +19,9 @@ from pydantic import Field, field_validator, model_validator
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Key, UInt8
+from cogvideo_jax.runtime.rng import seed_key
 from cogvideo_jax.runtime.schemas import NotNegative, Positive, PositiveFloat, Schema, Seed, make
+from cogvideo_jax.runtime.text import plain_text
 
 LONGEST_PROMPT = 10_000  # characters
 Prompt = Annotated[str, Field(max_length=LONGEST_PROMPT)]
@@ -53,7 +55,7 @@ class Request(Schema):
     """What is to be made. A family takes some of the optional fields and refuses the others.
 
     Attributes:
-      prompts: one sentence a video.
+      prompts: one sentence a video; see `plain_text`.
       seeds: one a video; 0 by default.
       copies: which of several videos of one prompt and seed each is; 0 by default.
       output: whole videos, their key frames alone, or single pictures.
@@ -86,6 +88,15 @@ class Request(Schema):
     superres: bool = True
     compat: Literal["exact", "release"] = "exact"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, values: Any) -> Any:
+        """Prompts in plain text, unless the released code is followed, which takes them as they are."""
+        prompts = values.get("prompts")
+        if values.get("compat", "exact") != "exact" or not isinstance(prompts, tuple | list):
+            return values
+        return values | {"prompts": tuple(plain_text(text) if isinstance(text, str) else text for text in prompts)}
+
     @field_validator("prompts")
     @classmethod
     def _not_empty(cls, prompts: tuple[str, ...]) -> tuple[str, ...]:
@@ -114,7 +125,7 @@ class Request(Schema):
         """One random key a video; it depends on the video's seed and copy only."""
         none = (0,) * len(self.prompts)
         pairs = zip(self.seeds or none, self.copies or none)
-        return jnp.stack([jax.random.fold_in(jax.random.key(seed), copy) for seed, copy in pairs])
+        return jnp.stack([jax.random.fold_in(seed_key(seed), copy) for seed, copy in pairs])
 
 
 def _same(value: Any, default: Any) -> bool:

@@ -7,6 +7,12 @@ import numpy as np
 from cogvideo_jax.notation import Array, Int, Key
 
 
+def seed_key(seed: int) -> Key[Array, ""]:
+    """Key of a seed of up to 64 bits, of which `jax.random.key` takes the lower half."""
+    key = jax.random.key(seed & 0xFFFF_FFFF)
+    return jax.random.fold_in(key, seed >> 32) if seed >> 32 else key
+
+
 def row_keys(rng: Key[Array, ""] | Key[Array, "B"], rows: int) -> Key[Array, "B"]:
     """One key per row; given row keys are returned unchanged."""
     return rng if rng.ndim else fold(rng[None], np.zeros(rows, np.int32), np.arange(rows))

@@ -23,7 +23,7 @@ SHOWN = 60  # characters of a wrong value that an error repeats
 
 Positive = Annotated[int, Field(strict=True, gt=0, le=2**40)]
 NotNegative = Annotated[int, Field(strict=True, ge=0, le=2**40)]
-Seed = Annotated[int, Field(strict=True, ge=0, lt=2**63)]
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**64)]
 PositiveFloat = Annotated[float, Field(strict=True, gt=0, le=1e12)]
 NotNegativeFloat = Annotated[float, Field(strict=True, ge=0, le=1e12)]
 Share = Annotated[float, Field(strict=True, ge=0, le=1)]
@@ -41,6 +41,7 @@ EXPECTED = {
     "finite_number": "a finite number",
     "bool_type": "true or false",
     "string_type": "a text",
+    "string_unicode": "Unicode text",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "an object",

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.files import require_regular_file
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, write_stream
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, require_finite, write_stream
 from cogvideo_jax.runtime.schemas import parse_json
 
 T = TypeVar("T")
@@ -29,13 +29,13 @@ def load_weights(path: str | Path, schema: type[T] = dict) -> tuple[PyTree, T]:
     """Reads the tree (NumPy arrays) and its description.
 
     Raises:
-      UserError: the file is missing or damaged, or its description is missing or does not fit the schema.
+      UserError: the file is missing or damaged, has NaN, or its description is missing or does not fit the schema.
     """
     require_regular_file(path)
     try:
         with safetensors.safe_open(path, framework="numpy") as file:
             description = _parsed(path, file.metadata() or {}, schema)
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            flat = {name: require_finite(file.get_tensor(name), name=name, path=path) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         raise UserError(f"weights {path} do not exist; train them or pass another folder") from error
     except (safetensors.SafetensorError, OSError) as error:

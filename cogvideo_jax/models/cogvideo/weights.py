@@ -31,7 +31,7 @@ from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.files import require_regular_file
 from cogvideo_jax.runtime.memory import tree_bytes
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, require_finite
 from cogvideo_jax.runtime.weights import read_description
 
 STAGES = ("base", "stage1", "stage2")
@@ -181,7 +181,8 @@ class WeightsFolder:
         if path not in self._loaded:
             kept: dict[str, Array] = {}
             for own, _, read in self._leaves(path):
-                for path_, x in self._kept(own, jax.device_put(read())).items():
+                leaf = require_finite(read(), name=own, path=path)
+                for path_, x in self._kept(own, jax.device_put(leaf)).items():
                     kept[path_] = jax.device_put(x, self._shardings.get(path_))
             self._loaded[path] = kept
         return self._loaded[path]

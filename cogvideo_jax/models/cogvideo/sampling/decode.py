@@ -22,7 +22,7 @@ import numpy as np
 
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.layout import shift_right
-from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, guide, sample
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, guide, require_drawn, sample
 from cogvideo_jax.models.cogvideo.transformer.cache import Cache, Kept, with_room
 from cogvideo_jax.models.cogvideo.transformer.masks import smallest_lag
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head, project
@@ -178,6 +178,7 @@ def write_slots(
             cache = grown(cache, slot + parallel_frames, model.config)
         cache, frames = write_frames(params, cache, np.int32(slot), rngs, labels, model=model, settings=settings)
         slots.append(np.asarray(frames))
+        require_drawn(slots[-1], model.config.image_codes)
         on_call()
     return np.concatenate(slots, axis=1)
 

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from pydantic import Field
 
 from cogvideo_jax.errors import UserError
@@ -61,7 +62,7 @@ def sample(
     labels: Int[Array, "C"],
     clusters: int,
 ) -> Int[Array, "B"]:
-    """Draws one code per row; a row's draw depends on its own key and logits only.
+    """Draws one code per row; a row's draw depends on its own key and logits only. A row with a NaN gets C.
 
     Args:
       labels: cluster of every code, 0..clusters-1.
@@ -70,7 +71,16 @@ def sample(
     scaled = logits.astype(jnp.float32) / strategy.temperature
     cluster = _draw(keys[:, 0], cluster_logits(scaled, strategy, labels, clusters), greedy=strategy.greedy)
     inside = jnp.where(labels[None] == cluster[:, None], scaled / strategy.token_temperature, FORBIDDEN)
-    return _draw(keys[:, 1], inside, greedy=strategy.greedy)
+    code = _draw(keys[:, 1], inside, greedy=strategy.greedy)
+    return jnp.where(cluster == clusters, logits.shape[1], code)
+
+
+def require_drawn(ids: Int[Array, "*any"], codes: int) -> None:
+    """Raises UserError if a token could not be drawn because its logits were no numbers; see `sample`."""
+    if np.any(np.asarray(ids) >= codes):
+        raise UserError(
+            "the model computed NaN in place of a token: the weights are damaged, or their type is too small"
+        )
 
 
 def cluster_logits(
@@ -103,6 +113,8 @@ def sample_top_k(
       top_k: may be traced, so that rounds with different numbers share one compiled body.
       most: upper limit of `top_k`.
       greedy: take the most likely code.
+
+    A row with a NaN gets C.
     """
     kept = top_k_logits(logits.astype(jnp.float32), top_k=top_k, most=most)
     return _draw(rngs, kept, greedy=greedy)
@@ -134,6 +146,6 @@ def _draw(keys: Key[Array, "B"], logits: Float[Array, "B n"], *, greedy: bool) -
 
 
 def first_of_largest(x: Float[Array, "B n"]) -> Int[Array, "B"]:
-    """`argmax` of every row in two passes; with `jnp.argmax` a draw took twice as long on a CPU."""
-    last = x.shape[-1] - 1
-    return jnp.where(x == x.max(axis=-1, keepdims=True), jnp.arange(last + 1), last).min(axis=-1)
+    """`argmax` of every row in two passes, n where there is a NaN; `jnp.argmax` took twice as long on a CPU."""
+    count = x.shape[-1]
+    return jnp.where(x == x.max(axis=-1, keepdims=True), jnp.arange(count), count).min(axis=-1)

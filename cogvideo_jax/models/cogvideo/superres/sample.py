@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, sample, sample_top_k
+from cogvideo_jax.models.cogvideo.sampling.logits import Strategy, require_drawn, sample, sample_top_k
 from cogvideo_jax.models.cogvideo.superres.models import DirectSuperResolution, IterativeSuperResolution
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
@@ -142,7 +142,9 @@ def superres_direct(
       on_call: called after each call.
     """
     call = functools.partial(direct_program, params, labels, model=model, settings=settings)
-    return in_chunks(call, (text, text_mask, coarse, rngs), rows=rows_per_call, on_call=on_call)
+    fine = in_chunks(call, (text, text_mask, coarse, rngs), rows=rows_per_call, on_call=on_call)
+    require_drawn(fine, model.config.image_codes)
+    return fine
 
 
 def superres_iterative(
@@ -162,7 +164,9 @@ def superres_iterative(
     def last_round(*part):
         return refinement_rounds(params, *part, model=model, settings=settings)[-1]
 
-    return in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call, on_call=on_call)
+    fine = in_chunks(last_round, (text, text_mask, fine, rngs), rows=rows_per_call, on_call=on_call)
+    require_drawn(fine, model.config.image_codes)
+    return fine
 
 
 @functools.partial(jax.jit, static_argnames=("model", "settings"))
