@@ -48,6 +48,8 @@ def open_input(path: str | Path, *, limit: int | None = None) -> Iterator[Binary
             if limit is not None and found.st_size > limit:
                 raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
             yield file
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {reason(error)}") from error
 

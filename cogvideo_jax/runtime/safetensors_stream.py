@@ -76,8 +76,6 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
             leaves = {name: Leaf(TYPES[s.get_dtype()], tuple(s.get_shape())) for name, s in slices.items()}
             return leaves, file.metadata() or {}
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist") from error
     except KeyError as error:
         raise UserError(f"{path} has an array of type {error}, which is not supported") from error
     except (safetensors.SafetensorError, OSError) as error:

@@ -36,8 +36,6 @@ def load_weights(path: str | Path, schema: type[T] = dict) -> tuple[PyTree, T]:
         with safetensors.safe_open(path, framework="numpy") as file:
             description = _parsed(path, file.metadata() or {}, schema)
             flat = {name: require_finite(file.get_tensor(name), name=name, path=path) for name in file.keys()}  # noqa: SIM118
-    except FileNotFoundError as error:
-        raise UserError(f"weights {path} do not exist; train them or pass another folder") from error
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a weights file of this project, or it is damaged") from error
     return unflatten_dict(flat, sep="/"), description

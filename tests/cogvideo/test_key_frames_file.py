@@ -41,12 +41,12 @@ def test_other_files_and_other_tokenizers_are_refused(tmp_path):
     with pytest.raises(UserError, match="another tokenizer"):
         read_key_frames(path, tokenizer="0" * 16, codes=CODES)
     description = {"kind": "keyframes", "prompt": "a", "fps": 1.0, "tokenizer": TOKENIZER}
-    save_weights(path, {"ids": IDS.astype(np.float32)}, description)
+    save_weights(path, {"ids": IDS.astype(np.float32)}, description, replace=True)
     with pytest.raises(UserError, match="ids are float32"):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)
-    save_weights(path, {"codes": IDS.astype(np.int32)}, description)
+    save_weights(path, {"codes": IDS.astype(np.int32)}, description, replace=True)
     with pytest.raises(UserError, match="has no key frames"):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)
-    save_weights(path, {"ids": IDS.astype(np.int32)}, description | {"kind": "base"})
+    save_weights(path, {"ids": IDS.astype(np.int32)}, description | {"kind": "base"}, replace=True)
     with pytest.raises(UserError, match="kind is 'base'; it should be 'keyframes'"):
         read_key_frames(path, tokenizer=TOKENIZER, codes=CODES)

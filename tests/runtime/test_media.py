@@ -122,10 +122,10 @@ def test_a_sound_file_has_no_video(tmp_path):
 
 def test_a_failed_write_leaves_no_file_behind(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(ValueError, match="cannot write"):
+    with pytest.raises(ValueError, match=r"cannot be written|is a folder"):
         video_io.write_mp4(tmp_path / "file" / "a.mp4", grey_clip(3), fps=8)
     (tmp_path / "folder.gif").mkdir()
-    with pytest.raises(ValueError, match="cannot write"):
+    with pytest.raises(ValueError, match=r"cannot be written|is a folder"):
         video_io.write_gif(tmp_path / "folder.gif", grey_clip(3), fps=8)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder.gif"]
 

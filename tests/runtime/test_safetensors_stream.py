@@ -57,7 +57,7 @@ def test_an_interrupted_write_leaves_the_older_file_alone(tmp_path):
         return in_rows(name)
 
     with pytest.raises(KeyboardInterrupt):
-        write_stream(path, LEAVES, chunks=stopping, metadata={"new": "yes"})
+        write_stream(path, LEAVES, chunks=stopping, metadata={"new": "yes"}, replace=True)
     assert read_header(path) == (LEAVES, {})
     assert list(tmp_path.iterdir()) == [path]
 

@@ -29,7 +29,7 @@ def test_a_damaged_or_foreign_file_is_refused(tmp_path):
     path.write_bytes(b"PK\x03\x04 a torch file")
     with pytest.raises(ValueError, match="not a weights file"):
         load_weights(path)
-    with pytest.raises(ValueError, match="do not exist"):
+    with pytest.raises(ValueError, match="does not exist"):
         load_weights(tmp_path / "none.safetensors")
 
 
