@@ -27,6 +27,12 @@ from tests import annotations
 jaxtyping.install_import_hook("cogvideo_jax", f"{annotations.__name__}.check_arrays")  # before the package is imported
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with slow tests come first, so that no worker ends long after the other."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
     """Frees the programs of a file when it is done; all files together would keep gigabytes of them."""

@@ -16,6 +16,7 @@ from cogvideo_jax.nn.quantized import Matrix
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
 
+pytestmark = pytest.mark.slow
 LOGITS, GRADIENTS = 2e-4, 1e-4  # absolute; relative to the tensor's maximum
 
 

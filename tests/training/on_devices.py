@@ -1,10 +1,11 @@
-"""Trains for some steps on every mesh that it is given; run in a process of its own, which has several devices.
+"""Trains for some steps on every mesh that it is given; run in a process of its own, which has eight devices.
 
 python -m tests.training.on_devices CONFIGS.json    (a list of configs; what they did comes out as JSON)
 """
 
 import json
 import logging
+import math
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -27,16 +28,16 @@ class Compiled(logging.Handler):
         self.count += "Compiling jit(train_step)" in record.getMessage()
 
 
-def run_on(devices: int, configs: Sequence[ConfigDict], folder: Path) -> list[dict]:
-    """What `run` finds for each config in a process that has so many devices.
+def run_all(configs: Sequence[ConfigDict], folder: Path) -> list[dict]:
+    """Results of `run` for each config, whose meshes have eight devices at most.
 
     Args:
-      folder: for the configs; the file is named by the number of devices.
+      folder: for the file of the configs.
     """
-    path = folder / f"{devices}.json"
+    path = folder / "configs.json"
     path.write_text(json.dumps([config.to_dict() for config in configs]))
     command = [sys.executable, "-m", "tests.training.on_devices", str(path)]
-    done = subprocess.run(command, env=environment(devices), check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment(8), check=True, capture_output=True, text=True)
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -44,9 +45,10 @@ def run(config: ConfigDict) -> dict:
     """Losses of the steps, compilations, and for every parameter what of it a device holds."""
     compiled = Compiled()
     logging.getLogger("jax").addHandler(compiled)
-    mesh = meshes.make_mesh(config.mesh.to_dict())
+    axes = config.mesh.to_dict()
+    mesh = meshes.make_mesh(axes, jax.devices()[: math.prod(axes.values())])
     with jax.set_mesh(mesh), jax.log_compiles():
-        task = build(config)
+        task = build(config, mesh)
         state, frozen, batches = task.first_state(), task.frozen(), task.batches()
         losses = []
         for step in range(config.steps):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from cogvideo_jax.models.cogvideo.training.tasks import TASKS
@@ -17,9 +18,9 @@ def typed(config: ConfigDict) -> TrainConfig:
     return config_files.typed(config, lambda family: TASKS, where="config").config
 
 
-def build(config: ConfigDict) -> Task:
-    """Its task on the config's mesh."""
-    return TASKS[config.part].build(typed(config), make_mesh(config.mesh.to_dict()))
+def build(config: ConfigDict, mesh: Mesh | None = None) -> Task:
+    """Its task, by default on the config's mesh of all devices."""
+    return TASKS[config.part].build(typed(config), mesh or make_mesh(config.mesh.to_dict()))
 
 
 def train(config: ConfigDict, workdir: Path, **how: Any) -> Path:

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 from cogvideo_jax.runtime.media import write_gif
 from cogvideo_jax.runtime.mesh import batch_rows, make_mesh
 from cogvideo_jax.training.config_files import load_config
-from tests.training.on_devices import run_on
+from tests.training.on_devices import run_all
 from tests.training.run import train
 
 MESHES = [(1, 1, 8), (8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 4, 2)]
+AXES, ONE = ("data", "fsdp", "tensor"), (1, 1, 1)
 PARTS = ["base", "stage1", "stage2"]
 RUNS = [("stage1", shape) for shape in MESHES] + [(part, (2, 2, 2)) for part in ("base", "stage2")]
 SMALL = dict(
@@ -25,28 +26,28 @@ WIDE = dict(width=32, heads=8, mlp_width=64, layers=2, dropout=0.0)
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory, make_config):
-    """(part, mesh or None for one device) -> what on_devices found."""
+    """(part, mesh) -> what on_devices found."""
     folder = tmp_path_factory.mktemp("meshes")
 
     def config(part, shape, **changes):
         values = make_config(part, batch_size=8, steps=3, **changes)
         values.model.update(WIDE)
-        values.mesh.update(dict(zip(("data", "fsdp", "tensor"), shape)))
+        values.mesh.update(dict(zip(AXES, shape)))
         return values
 
-    base = str(train(config("base", (1, 1, 1)), folder / "base"))
+    base = str(train(config("base", ONE), folder / "base"))
     starts = {"base": {}, "stage1": {"base": base}, "stage2": {"base": base}}
-    alone = [(part, (1, 1, 1)) for part in PARTS]
-    found = {}
-    for devices, some in ((8, RUNS), (1, alone)):
-        found |= zip(some, run_on(devices, [config(part, shape, **starts[part]) for part, shape in some], folder))
-    return found
+    wanted = [*RUNS, *((part, ONE) for part in PARTS)]
+    configs = [config(part, shape, **starts[part]) for part, shape in wanted]
+    wanted += [("tokenizer", ONE), ("tokenizer", (2, 4, 1))]
+    configs += [tokenizer_config(folder, shape) for _, shape in wanted[-2:]]
+    return dict(zip(wanted, run_all(configs, folder)))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part, shape", RUNS)
 def test_losses_are_those_of_one_device(runs, part, shape):
-    np.testing.assert_allclose(runs[part, shape]["losses"], runs[part, (1, 1, 1)]["losses"], rtol=2e-5)
+    np.testing.assert_allclose(runs[part, shape]["losses"], runs[part, ONE]["losses"], rtol=2e-5)
 
 
 @pytest.mark.slow
@@ -66,7 +67,7 @@ def test_no_parameter_is_whole_on_a_device_that_the_rules_split(runs):
     assert all(both[name] == 8 for name in matrices), both
 
 
-def tokenizer_config(folder) -> ConfigDict:
+def tokenizer_config(folder, shape) -> ConfigDict:
     """The demo's tokenizer, narrower, on four clips of noise."""
     for i in range(4):
         write_gif(folder / f"{i}.gif", np.random.default_rng(i).integers(0, 255, (8, 16, 16, 3), np.uint8), fps=8)
@@ -78,16 +79,13 @@ def tokenizer_config(folder) -> ConfigDict:
     config.optimizer.warmup_steps = 1
     config.vq.update(window=0, scales=(1,))
     config.data.update(name=str(folder), size=16, frames_per_clip=2)
+    config.mesh.update(dict(zip(AXES, shape)))
     return config
 
 
 @pytest.mark.slow
-def test_the_tokenizer_learns_the_same_split_over_devices(tmp_path):
-    config = tokenizer_config(tmp_path)
-    [alone] = run_on(1, [config], tmp_path)
-    config.mesh.update(data=2, fsdp=4)
-    [split] = run_on(8, [config], tmp_path)
-
+def test_the_tokenizer_learns_the_same_split_over_devices(runs):
+    alone, split = runs["tokenizer", ONE], runs["tokenizer", (2, 4, 1)]
     np.testing.assert_allclose(split["losses"], alone["losses"], rtol=2e-5)
     assert split["compilations"] == 1
     parts = split["parts"]

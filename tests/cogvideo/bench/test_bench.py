@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from cogvideo_jax.bench import machine
 from cogvideo_jax.bench.machine import Machine
 from cogvideo_jax.bench.report import Measured, report
 from cogvideo_jax.cli.main import main
@@ -112,7 +113,8 @@ def test_random_weights_are_sampled_like_a_folder(monkeypatch):
     assert sampler.pass_rates(make_request(prompts=("a",))) == [2.0, 4.0, 8.0] and sampler.has_superres
 
 
-def test_a_profile_is_written_where_asked(tmp_path, capsys):
+def test_a_profile_is_written_where_asked(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(machine, "measure", lambda dtype: MACHINE)
     assert main(["bench", "tokenizer", "--trace", str(tmp_path / "trace")]) == 0
     assert list((tmp_path / "trace").rglob("*.xplane.pb"))
 

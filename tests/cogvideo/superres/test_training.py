@@ -20,7 +20,7 @@ from cogvideo_jax.models.cogvideo.training.superres_loss import loss_and_metrics
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from tests.cogvideo.superres import tiny
-from tests.training.on_devices import run_on
+from tests.training.on_devices import run_all
 from tests.training.run import build as build_task
 from tests.training.run import train
 
@@ -152,10 +152,8 @@ def test_the_direct_model_trains_what_it_adds_and_the_base_stays_bit_equal(make_
 
 @pytest.mark.slow
 def test_it_learns_the_same_split_over_devices(make_config, tmp_path):
-    config = make_config("superres", steps=3)
-    [alone] = run_on(1, [config], tmp_path)
-    config.mesh.update(data=2, fsdp=2, tensor=2)
-    [split] = run_on(8, [config], tmp_path)
+    meshes = dict(data=1, fsdp=1, tensor=1), dict(data=2, fsdp=2, tensor=2)
+    alone, split = run_all([make_config("superres", steps=3, mesh=mesh) for mesh in meshes], tmp_path)
     np.testing.assert_allclose(split["losses"], alone["losses"], rtol=2e-5)
     assert split["compilations"] == 1
     matrices = {name: parts for name, parts in split["parts"].items() if "kernel" in name}
