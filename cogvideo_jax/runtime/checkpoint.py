@@ -1,20 +1,25 @@
 """Orbax checkpoints of the training state and of the data iterator, written in the background.
 
-A checkpoint gets its name when it is complete, so a kill leaves no half-written one. One that was damaged later is
-skipped in favour of the one before, and named in `checkpoints/damaged.json` until a new one takes its place.
+A checkpoint gets its name when it is complete, so a kill leaves no half-written one. One that was damaged later is set
+aside, as WORKDIR/damaged_checkpoints/STEP, in favour of the one before, so that training goes on and saves again.
 """
 
+import contextlib
+import itertools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import jax
 import orbax.checkpoint as ocp
 from absl import logging
+from jax.experimental import multihost_utils
 from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.schemas import NotNegative, read_json
 
@@ -26,19 +31,20 @@ class Checkpoints:
 
     def __init__(self, workdir: Path, *, keep: int):
         self._folder = (workdir / "checkpoints").resolve()
+        self._notes = self._folder / "damaged.json"
+        self._set_aside_noted()
         options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True)
         self._manager = ocp.CheckpointManager(self._folder, options=options)
-        self._damaged: set[int] = self._read_damaged()
 
     def save(self, step: int, state: PyTree, data: dict) -> None:
-        """Starts saving a step. Keeps an existing checkpoint of that step unless it is damaged."""
-        if step in self._damaged:
-            self._manager.delete(step)
-            self._note_damaged(self._damaged - {step})
-        elif step in self._manager.all_steps():
+        """Starts saving a step; keeps an existing checkpoint of that step."""
+        if step in self._manager.all_steps():
             return
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
-        self._manager.save(step, args=items)
+        if not self._manager.save(step, args=items):
+            raise RuntimeError(
+                f"orbax did not save step {step} in {self._folder}, which has {self._manager.all_steps()}"
+            )
 
     def restore(self, like: PyTree) -> tuple[int, PyTree, dict] | None:
         """Reads the newest readable checkpoint; None in a fresh run.
@@ -54,27 +60,26 @@ class Checkpoints:
           RuntimeError: this process, one of several, cannot read the newest; all must be restarted.
         """
         steps, failed = sorted(self._manager.all_steps(), reverse=True), {}
-        for step in [step for step in steps if step not in self._damaged]:
+        for step in steps:
             try:
                 state, data = self._read(step, like)
             except Exception as error:  # orbax raises many kinds for a damaged file
                 failed[step] = error
                 logging.warning("checkpoint %d cannot be read: %s", step, _first_line(error))
-                if jax.process_count() > 1:  # the others wait in a barrier; only a restart brings all together
-                    self._note_damaged(self._damaged | failed.keys())
+                if jax.process_count() > 1 and len(steps) > 1:  # the others wait in a barrier; a restart frees them
+                    write_text(self._notes, json.dumps([step]), replace=True)
                     raise RuntimeError(f"checkpoint {step} cannot be read; a restart skips it") from error
             else:
                 if failed:
                     logging.warning("training continues from the one before, step %d", step)
-                    self._note_damaged(self._damaged | failed.keys())
+                    self._set_aside(failed)
+                    self._manager.reload()
                 return step, state, data
         if not steps:
             return None
-        self._note_damaged(set())  # skipping all of them would gain nothing
-        reason = _first_line(next(iter(failed.values()))) if failed else "all are damaged"
         raise UserError(
-            f"none of the checkpoints {steps} in {self._folder} can be read ({reason}); if the config was changed, "
-            "change it back, or choose another --workdir"
+            f"none of the checkpoints {steps} in {self._folder} can be read ({_first_line(failed[steps[0]])}); if the "
+            "config was changed, change it back, or choose another --workdir"
         )
 
     def reached_preemption(self, step: int) -> bool:
@@ -91,19 +96,22 @@ class Checkpoints:
         found = self._manager.restore(step, args=items)
         return found.state, found.data
 
-    def _read_damaged(self) -> set[int]:
-        notes = self._folder / "damaged.json"
-        return set(read_json(notes, Steps)) if notes.exists() else set()
+    def _set_aside_noted(self) -> None:
+        """Sets aside what one of several processes could not read before all were restarted."""
+        if is_first() and self._notes.exists():
+            self._set_aside(read_json(self._notes, Steps))
+            self._notes.unlink()
+        if jax.process_count() > 1:
+            multihost_utils.sync_global_devices("damaged checkpoints are set aside")
 
-    def _note_damaged(self, steps: set[int]) -> None:
-        self._damaged = set(steps)
-        notes = self._folder / "damaged.json"
-        if steps:
-            draft = notes.with_name(f"{notes.name}.{jax.process_index()}")
-            draft.write_text(json.dumps(sorted(steps)))
-            draft.replace(notes)
-        elif is_first():
-            notes.unlink(missing_ok=True)
+    def _set_aside(self, steps: Iterable[int]) -> None:
+        aside = self._folder.with_name("damaged_checkpoints")
+        for step in steps:
+            aside.mkdir(exist_ok=True)
+            names = itertools.chain([f"{step}"], (f"{step}_{number}" for number in itertools.count(2)))
+            free = next(name for name in names if not (aside / name).exists())
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / f"{step}").rename(aside / free)
 
 
 def _first_line(error: Exception) -> str:

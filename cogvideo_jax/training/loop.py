@@ -30,6 +30,7 @@ from cogvideo_jax.training.state import count
 from cogvideo_jax.training.task import Batches, Task
 from cogvideo_jax.training.validation import validate
 
+WATCHED = ("loss", "gradient_norm", "update_norm")  # a step with one that is not finite is never saved
 Build = Callable[[Any, jax.sharding.Mesh], Task]  # of a TaskType
 
 
@@ -193,12 +194,14 @@ def _due(step: int, every: int, steps: int) -> bool:
 
 def _finite(pending: list[tuple[int, dict]]) -> dict[str, float]:
     """The newest step's scalars, after making sure that no step since the last look was bad."""
-    losses = jax.device_get([scalars["loss"] for _, scalars in pending])
-    for (step, _), loss in zip(pending, losses):
-        if not np.isfinite(loss):
-            raise NonFiniteLoss(
-                f"the loss of step {step} is {loss}; lower the learning rate, or restart from the last checkpoint"
-            )
+    steps = [(step, {name: scalars[name] for name in WATCHED if name in scalars}) for step, scalars in pending]
+    for step, values in jax.device_get(steps):
+        for name, value in values.items():
+            if not np.isfinite(value):
+                raise NonFiniteLoss(
+                    f"the {name.replace('_', ' ')} of step {step} is {value}; lower the learning rate, or restart from "
+                    "the last checkpoint"
+                )
     return {name: float(value) for name, value in jax.device_get(pending[-1][1]).items()}
 
 

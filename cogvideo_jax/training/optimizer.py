@@ -61,4 +61,4 @@ def _decays(params: PyTree) -> PyTree:
 
 
 def _is_decayed(path: tuple[str, ...]) -> bool:
-    return not path[-1].endswith("bias") and not any(name.startswith("norm") for name in path)
+    return "bias" not in path[-1] and not any(name.startswith("norm") for name in path)

@@ -43,7 +43,12 @@ def train_step(
         gradients, metrics = _mean_over_parts(gradient, batch, rng, microbatches)
     updates, opt_state = tx.update(gradients, state.opt_state, state.trained)
     trained = optax.apply_updates(state.trained, updates)
-    return TrainState(state.step + 1, trained, opt_state), metrics | {"gradient_norm": optax.global_norm(gradients)}
+    return TrainState(state.step + 1, trained, opt_state), metrics | norms(gradients, updates)
+
+
+def norms(gradients: PyTree, updates: PyTree) -> dict[str, Float[Array, ""]]:
+    """Figures that tell of a bad step whose loss is still finite."""
+    return {"gradient_norm": optax.global_norm(gradients), "update_norm": optax.global_norm(updates)}
 
 
 def evaluate(state: TrainState, frozen: PyTree, batch: PyTree, *, loss: Loss) -> dict[str, Float[Array, ""]]:

@@ -72,8 +72,31 @@ def test_a_damaged_one_is_passed_over_and_written_anew(three, damage, caplog):
     checkpoints.close()
     step, found, _ = Checkpoints(three, keep=3).restore(LIKE)
     assert step == 3 and int(found["b"]["c"][0]) == 30
-    assert not (three / "checkpoints" / "damaged.json").exists()
-    assert {path.name for path in (three / "checkpoints").iterdir() if path.is_dir()} == {"1", "2", "3"}
+    assert {path.name for path in (three / "checkpoints").iterdir()} == {"1", "2", "3"}
+    assert [path.name for path in (three / "damaged_checkpoints").iterdir()] == ["3"]
+
+
+def test_steps_before_a_damaged_one_are_saved_again(tmp_path):
+    """Orbax saves no step that is older than the newest, and says so only by its result."""
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    for step in (100, 200, 300):
+        checkpoints.save(step, state(step), {"next": step})
+    checkpoints.close()
+    DAMAGES["the state"](tmp_path / "checkpoints" / "300")
+    checkpoints = Checkpoints(tmp_path, keep=5)
+    assert checkpoints.restore(LIKE)[0] == 200
+    for step in (250, 300):
+        checkpoints.save(step, state(step), {"next": step})
+    with pytest.raises(RuntimeError, match="did not save step 50"):
+        checkpoints.save(50, state(50), {"next": 50})
+    checkpoints.close()
+    assert Checkpoints(tmp_path, keep=5).restore(LIKE)[0] == 300
+
+
+def test_what_one_of_several_processes_could_not_read_is_set_aside_at_the_next_start(three):
+    (three / "checkpoints" / "damaged.json").write_text("[3]")
+    assert Checkpoints(three, keep=3).restore(LIKE)[0] == 2
+    assert {path.name for path in (three / "checkpoints").iterdir()} == {"1", "2"}
 
 
 def test_if_none_can_be_read_the_run_does_not_start_anew(three):

@@ -159,6 +159,15 @@ def test_a_loss_that_is_not_a_number_stops_the_run_and_names_the_step(make_confi
         train(config, tmp_path)
 
 
+@pytest.mark.parametrize("name", ["loss", "gradient_norm", "update_norm"])
+def test_a_step_with_any_figure_that_is_no_number_is_never_saved(name):
+    steps = [(7, {"loss": 1.0, "gradient_norm": 2.0, "update_norm": 3.0}), (8, {"loss": 1.0})]
+    assert loop._finite(steps) == {"loss": 1.0}
+    steps[0][1][name] = float("nan")
+    with pytest.raises(FloatingPointError, match=f"the {name.replace('_', ' ')} of step 7 is nan"):
+        loop._finite(steps)
+
+
 def test_a_base_of_another_size_is_refused(make_config, tmp_path, base):
     config = make_config("stage1", base=str(base))
     config.model.mlp_width = 64

@@ -58,3 +58,14 @@ def test_moments_lie_beside_their_parameters(config, params, muon):
     assert len(kernels) == (1 if muon else 2)  # Adam keeps two moments, Muon one
     assert all(sharding == shardings["layers"]["mlp"]["kernel_in"] for sharding in kernels)
     assert any(axis is not None for axis in kernels[0].spec)
+
+
+def test_only_matrices_and_tables_decay(config, params):
+    """With no gradient a step is the decay alone."""
+    config.optimizer.muon = False
+    tx = make_optimizer(config.optimizer, steps=10, matrices=MATRICES)
+    ones = jax.tree.map(jnp.ones_like, params)
+    steps = flatten_dict(tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(ones), ones)[0])
+    decayed = {path[-1] for path, step in steps.items() if np.any(step)}
+    assert {"kernel_in", "kernel_out", "qkv_kernel", "out_kernel", "token_table"} <= decayed
+    assert not any("bias" in name or name == "scale" for name in decayed)

@@ -75,6 +75,7 @@ def test_training_lowers_the_loss_and_raises_psnr(trained):
 
 def test_metrics_are_named_finite_scalars(trained):
     names = {"loss", "reconstruction", "commitment", "psnr", "psnr_foreground", "perplexity", "restarted"}
+    names |= {"gradient_norm", "update_norm"}
     for metrics in trained[1]:
         assert metrics.keys() == names
         assert np.isfinite(list(metrics.values())).all()
@@ -106,7 +107,7 @@ def test_evaluation_says_what_a_step_says_before_its_update():
         return vq_evaluate(state.params, state.codebook, frames, **settings), step(state, frames, jax.random.key(2))[1]
 
     found, said = both(squares(1))
-    assert found.keys() == said.keys() - {"perplexity", "restarted"}
+    assert found.keys() == said.keys() - {"perplexity", "restarted", "gradient_norm", "update_norm"}
     for name, value in found.items():
         np.testing.assert_allclose(value, said[name], rtol=1e-4, atol=1e-6)
 

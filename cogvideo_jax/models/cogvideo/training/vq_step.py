@@ -18,6 +18,7 @@ from cogvideo_jax.models.cogvideo.vq.networks import VQNetworks, init_networks, 
 from cogvideo_jax.notation import Array, Float, PyTree, UInt8
 from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.training.state import beside_parameters
+from cogvideo_jax.training.step import norms
 
 
 @flax.struct.dataclass
@@ -186,7 +187,7 @@ def vq_train_step(
 
     Returns:
       The new state and the scalars loss, reconstruction, commitment, psnr, psnr_foreground (decibels),
-      perplexity (of the ids of this batch), restarted (codes).
+      perplexity (of the ids of this batch), restarted (codes), gradient_norm, update_norm.
     """
     restart_rng, window_rng = jax.random.split(rng)
     frames = _learned(frames, window_rng, scales=scales, window=window, grid=config.rates[-1], background=background)
@@ -205,7 +206,8 @@ def vq_train_step(
     state = VQState(state.step + 1, params, opt_state, codebook)
     used = counts / counts.sum()
     perplexity = jnp.exp(-jax.scipy.special.xlogy(used, used).sum())
-    return state, _scalars(loss, forward, batch, config) | {"perplexity": perplexity, "restarted": restarted}
+    scalars = _scalars(loss, forward, batch, config) | {"perplexity": perplexity, "restarted": restarted}
+    return state, scalars | norms(gradients, updates)
 
 
 def vq_evaluate(
