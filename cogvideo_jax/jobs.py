@@ -16,8 +16,22 @@ from cogvideo_jax.runtime.mesh import round_up
 from cogvideo_jax.runtime.record import Record
 from cogvideo_jax.text_to_video import KEY_FRAMES, WRITERS, TextToVideo, Video
 
-SHEET = ".png"
 LONGEST_NAME = 60
+OTHER_MEDIA = (
+    ".apng",
+    ".avi",
+    ".avif",
+    ".bmp",
+    ".flv",
+    ".jpeg",
+    ".jpg",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mpg",
+    ".webm",
+    ".webp",
+)
 
 
 class Job(NamedTuple):
@@ -34,23 +48,39 @@ def safe_name(prompt: str) -> str:
     return name[:LONGEST_NAME].rstrip("_") or "video"
 
 
-def plan_jobs(prompts: Sequence[str], *, num: int, out: str | Path, formats: Sequence[str]) -> list[Job]:
-    """Where every video goes; creates the folder and makes sure that it can be written.
-
-    `out` is a file name for a single video, otherwise a folder.
+def names_file(out: str | Path, allowed: Sequence[str]) -> bool:
+    """Whether `out` names one file, by its suffix, rather than a folder.
 
     Raises:
-      UserError: num is not positive, a file name for several videos, or a folder that cannot be written.
+      UserError: the suffix is of media that are not written here.
+    """
+    suffix = Path(out).suffix.lower()
+    if suffix not in allowed and suffix in (*WRITERS, *OTHER_MEDIA):
+        raise UserError(f"{out}: this is written as {' or '.join(allowed)}, not as {suffix}")
+    return suffix in allowed
+
+
+def plan_jobs(
+    prompts: Sequence[str], *, num: int, out: str | Path, formats: Sequence[str], allowed: Sequence[str]
+) -> list[Job]:
+    """Where every video goes; creates the folder and makes sure that it can be written.
+
+    Args:
+      out: a file name for a single video, otherwise a folder.
+      allowed: suffixes that the file may have.
+
+    Raises:
+      UserError: num is not positive, a file name for several videos or of another format, or a folder that cannot be
+        written.
     """
     if num < 1:
         raise UserError(f"--num must be at least 1, got {num}")
-    out, several = Path(out), len(prompts) * num > 1
-    names_file = out.suffix.lower() in WRITERS
-    if names_file and several:
+    out, several, one_file = Path(out), len(prompts) * num > 1, names_file(out, allowed)
+    if one_file and several:
         raise UserError(f"{out} is one file, but {len(prompts) * num} videos are asked for; give a folder")
-    folder = out.parent if names_file else out
+    folder = out.parent if one_file else out
     _make_writable(folder)
-    if names_file:
+    if one_file:
         return [Job(prompts[0], 0, out)]
     jobs = []
     for i, prompt in enumerate(prompts):
@@ -68,8 +98,9 @@ def left_to_do(jobs: Sequence[Job], record: Record) -> list[Job]:
 
 def files_of(path: Path, formats: Sequence[str], *, key_frames: bool) -> list[Path]:
     """What is written of one video: every format, beside each other, and first what key frames are continued from."""
-    suffixes = dict.fromkeys([*([KEY_FRAMES, ".mp4"] if key_frames else []), path.suffix.lower(), *formats[1:]])
-    return [path.with_suffix(suffix) for suffix in suffixes]
+    own = path.suffix.lower()
+    suffixes = dict.fromkeys([*([KEY_FRAMES, ".mp4"] if key_frames else []), own, *formats[1:]])
+    return [path if suffix == own else path.with_suffix(suffix) for suffix in suffixes]  # CLIP.MP4 stays so
 
 
 def run_jobs(

@@ -63,23 +63,31 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
 
 def run(options: Namespace, rest: list[str]) -> int:
     """Makes what is asked for, or shows what it would take; of many prompts, what is not there yet."""
+    from cogvideo_jax.jobs import names_file
     from cogvideo_jax.runtime.files import held
 
-    with held(options.out) if options.prompts and not options.dry_run else contextlib.nullcontext():
-        return _make(options)
+    folder = options.prompts and not names_file(options.out, allowed_of(options))
+    with held(options.out) if folder and not options.dry_run else contextlib.nullcontext():
+        return _make(options, keeps_record=folder)
 
 
-def _make(options: Namespace) -> int:
+def allowed_of(options: Namespace) -> tuple[str, ...]:
+    """Suffixes that --out may have."""
+    return (".png",) if options.image else (*shared.CLIPS, *([".keyframes"] if options.key_frames else []))
+
+
+def _make(options: Namespace, *, keeps_record: bool) -> int:
     from cogvideo_jax import jobs as job
     from cogvideo_jax.cli.dry_run import show_steps
-    from cogvideo_jax.runtime.files import require_free
+    from cogvideo_jax.models import registry
+    from cogvideo_jax.runtime.files import folder_digest, require_free
     from cogvideo_jax.runtime.memory import require, tell_peak
     from cogvideo_jax.runtime.record import FILE as RECORD
     from cogvideo_jax.runtime.record import Record
 
     prompts = prompts_of(options)
     formats = [".png"] if options.image else shared.formats_of(options)
-    jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats)
+    jobs = job.plan_jobs(prompts, num=options.num, out=options.out, formats=formats, allowed=allowed_of(options))
     pipe = shared.open_weights(options)
     wish = wish_of(options, pipe)
     jobs, complaints = job.usable(pipe, jobs, wish)
@@ -87,7 +95,10 @@ def _make(options: Namespace) -> int:
         print(f"cogvideo generate: {complaint}", file=sys.stderr)
     status = 2 if complaints else 0
     asked = {name: value for name, value in vars(options).items() if name not in HOW}
-    record = Record(Path(options.out) / RECORD if options.prompts else None, asked)
+    record = Record(None, asked)
+    if keeps_record:
+        digest = folder_digest(options.weights or registry.demo_folder())
+        record = Record(Path(options.out) / RECORD, asked, weights_digest=digest)
     left = job.left_to_do(jobs, record)
     if len(left) < len(jobs):
         print(f"cogvideo generate: {len(jobs) - len(left)} videos are there already", file=sys.stderr)

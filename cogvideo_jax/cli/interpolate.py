@@ -46,7 +46,7 @@ def run(options: Namespace, rest: list[str]) -> int:
     fields |= dict(compat=options.compat) if options.compat != "exact" else {}
     request = make_request(prompts=(options.prompt or prompt,), seeds=(options.seed,), start=start, **fields)
     name = f"{source.stem}_{pipe.sampler.fps(request):g}fps"
-    [target] = job.plan_jobs([name], num=1, out=options.out, formats=formats)
+    [target] = job.plan_jobs([name], num=1, out=options.out, formats=formats, allowed=shared.CLIPS)
     for file in job.files_of(target.path, formats, key_frames=False):
         if file.exists() and file.samefile(source):
             raise UserError(f"{file} is the source; choose another --out")

@@ -69,6 +69,8 @@ def prepare_devices(options: Namespace) -> None:
 
     from cogvideo_jax.runtime.mesh import make_mesh
 
+    if options.tensor < 1:
+        raise UserError(f"--tensor must be at least 1, got {options.tensor}")
     if options.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(options.compilation_cache).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
@@ -90,6 +92,9 @@ def open_weights(options: Namespace) -> "TextToVideo":
 
     prepare_devices(options)
     return load(options.weights, **opening_of(options).model_dump())
+
+
+CLIPS = (".mp4", ".gif", ".png")  # what --out may name; .png has all frames in a grid
 
 
 def formats_of(options: Namespace) -> list[str]:

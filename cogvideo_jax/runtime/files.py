@@ -22,6 +22,7 @@ from cogvideo_jax.errors import UserError
 SMALL_FILE = 64 << 20  # bytes; a larger description is no description
 LONGEST_NAME = 240  # bytes of a file's name, which gets a draft beside it
 SHOWN = 40  # characters of a name that an error repeats
+END = 1 << 20  # bytes at either end of a file
 DRAFT = ".{}.part"
 
 
@@ -72,7 +73,19 @@ def require_regular_file(path: str | Path) -> None:
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file, in hexadecimal digits. Raises UserError as `open_input` does."""
     with open_input(path) as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def folder_digest(folder: str | Path) -> str:
+    """SHA-256 that tells one folder of weights from another: of names, sizes, and both ends of every file."""
+    found = hashlib.sha256()
+    for path in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+        with open_input(path) as file:
+            size = os.fstat(file.fileno()).st_size
+            found.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape") + file.read(END))
+            file.seek(max(0, size - END))
+            found.update(file.read(END))
+    return found.hexdigest()
 
 
 # Writing ------------------------------------------------------------------------------------------

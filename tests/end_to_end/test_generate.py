@@ -135,10 +135,10 @@ def test_a_file_of_prompts_goes_on_where_it_was_stopped(weights, tmp_path, monke
     command = ["generate", "--prompts", str(prompts), "--weights", str(weights), "--out", str(out), "--batch", "1"]
     save, written = Video.save, []
 
-    def save_one_then_fail(video, path):
+    def save_one_then_fail(video, path, **how):
         if written:
             raise OSError("no space left")
-        return written.append(path) or save(video, path)
+        return written.append(path) or save(video, path, **how)
 
     monkeypatch.setattr(Video, "save", save_one_then_fail)
     assert main([*command, "--fps", "1"]) == 2 and "no space left" in capsys.readouterr().err
@@ -158,15 +158,19 @@ def test_a_file_of_prompts_goes_on_where_it_was_stopped(weights, tmp_path, monke
     assert third.keys() == second.keys() and [name for name in third if third[name] != second[name]] == [
         "0002_a_ball.mp4"
     ]
-    assert main([*command, "--fps", "2"]) == 0  # another video of the same name
+    assert main([*command, "--fps", "2"]) == 2 and names_and_times(out) == third  # other videos of the same names
+    assert "--force" in capsys.readouterr().err
+    assert main([*command, "--fps", "2", "--force"]) == 0
     assert not names_and_times(out).items() & third.items()
 
 
-def test_a_prompt_by_itself_is_made_anew(weights, tmp_path):
+def test_a_video_that_exists_is_made_anew_only_by_force(weights, tmp_path, capsys):
     command = ["generate", "a ball", "--weights", str(weights), "--out", str(tmp_path), "--fps", "1"]
     assert main(command) == 0
     first = names_and_times(tmp_path)
-    assert main(command) == 0 and names_and_times(tmp_path) != first
+    assert main(command) == 2 and names_and_times(tmp_path) == first
+    assert "a_ball.mp4 exists; choose another name, or pass --force" in capsys.readouterr().err
+    assert main([*command, "--force"]) == 0 and names_and_times(tmp_path) != first
     assert not (tmp_path / RECORD).exists()
 
 

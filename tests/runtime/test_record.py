@@ -1,5 +1,7 @@
 """The record of a folder of videos: what is noted is found again; a row that is no row is named."""
 
+import json
+
 import pytest
 
 from cogvideo_jax.errors import UserError
@@ -25,8 +27,33 @@ def test_a_video_is_there_if_it_was_made_in_the_same_way(path):
     assert not Record(path, ASKED).has("a.mp4", prompt="红球", copy=0)
 
 
+def test_a_file_that_was_cut_or_replaced_is_not_there(path):
+    video = path.parent / "a.mp4"
+    Record(path, ASKED | {"seed": 4}).add("a.mp4", prompt="红球", copy=0, files=["a.mp4"])
+    assert not Record(path, ASKED).has("a.mp4", prompt="红球", copy=0)  # seed 4 took its place
+    assert Record(path, ASKED | {"seed": 4}).has("a.mp4", prompt="红球", copy=0)
+    video.write_bytes(b"cut")
+    assert not Record(path, ASKED | {"seed": 4}).has("a.mp4", prompt="红球", copy=0)
+
+
+def test_videos_of_other_weights_are_not_there(path):
+    Record(path, ASKED, weights_digest="1").add("a.mp4", prompt="红球", copy=0, files=["a.mp4"])
+    assert Record(path, ASKED, weights_digest="1").has("a.mp4", prompt="红球", copy=0)
+    assert not Record(path, ASKED, weights_digest="2").has("a.mp4", prompt="红球", copy=0)
+
+
+def test_rows_without_digests_hold_as_long_as_their_files_are_there(path):
+    row = {"video": "b.mp4", "prompt": "b", "copy": 0, "files": ["a.mp4"], **ASKED}
+    path.write_text(json.dumps(row) + "\n")
+    assert not Record(path, ASKED, weights_digest="1").has("a.mp4", prompt="b", copy=0)
+    path.write_text(json.dumps(row | {"files": ["b.mp4"]}) + "\n")
+    (path.parent / "b.mp4").touch()
+    assert Record(path, ASKED, weights_digest="1").has("b.mp4", prompt="b", copy=0)
+
+
 def test_a_row_stays_valid_when_options_are_added_that_are_off(path):
-    Record(path, ASKED).add("new.mp4", prompt="c", copy=0, files=["a.mp4"])
+    (path.parent / "new.mp4").touch()
+    Record(path, ASKED).add("new.mp4", prompt="c", copy=0, files=["new.mp4"])
     later = ASKED | {"lora": [], "steps": None, "fancy": False}
     assert Record(path, later).has("new.mp4", prompt="c", copy=0)
     assert not Record(path, later | {"steps": 3}).has("new.mp4", prompt="c", copy=0)
@@ -35,7 +62,8 @@ def test_a_row_stays_valid_when_options_are_added_that_are_off(path):
 def test_a_row_that_a_kill_has_cut_costs_only_its_video(path):
     with path.open("ab") as file:
         file.write('{"prompt": "红'.encode()[:-1])
-    Record(path, ASKED).add("b.mp4", prompt="b", copy=0, files=["a.mp4"])
+    (path.parent / "b.mp4").touch()
+    Record(path, ASKED).add("b.mp4", prompt="b", copy=0, files=["b.mp4"])
     for video, prompt in (("a.mp4", "红球"), ("b.mp4", "b")):
         assert Record(path, ASKED).has(video, prompt=prompt, copy=0)
 
