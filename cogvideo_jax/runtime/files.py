@@ -42,10 +42,11 @@ def open_input(path: str | Path, *, limit: int | None = None) -> Iterator[Binary
         raise UserError(f"{str(path)!r} cannot be read: the name has a null byte")
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe without a writer would block
+        found = os.fstat(handle)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(handle)
+            raise UserError(f"{path} is not a regular file")
         with os.fdopen(handle, "rb") as file:
-            found = os.fstat(handle)
-            if not stat.S_ISREG(found.st_mode):
-                raise UserError(f"{path} is not a regular file")
             if limit is not None and found.st_size > limit:
                 raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
             yield file

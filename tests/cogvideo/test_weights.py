@@ -30,7 +30,7 @@ def change(folder, part, change_leaves=lambda leaves: None, change_description=l
     leaves = flatten_dict(tree)
     change_leaves(leaves)
     change_description(description)
-    save_weights(path, unflatten_dict(leaves), description)
+    save_weights(path, unflatten_dict(leaves), description, replace=True)
 
 
 @pytest.mark.parametrize(

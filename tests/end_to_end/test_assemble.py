@@ -1,5 +1,7 @@
 """`cogvideo assemble`: trained parts become a folder of weights."""
 
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -28,9 +30,9 @@ def trained(enlarging, tmp_path):
     return files
 
 
-def assemble(files, source, out) -> int:
+def assemble(files, source, out, *more) -> int:
     arguments = [text for part, path in files.items() for text in (f"--{part}", str(path))]
-    texts = ["--text-model", source / "text.model", "--sampling-config", source / "pipeline.json", "--out", out]
+    texts = ["--text-model", source / "text.model", "--sampling-config", source / "pipeline.json", "--out", out, *more]
     return main(["assemble", *arguments, *map(str, texts)])
 
 
@@ -44,7 +46,7 @@ def test_a_part_that_trained_what_it_inherits_gets_a_base_of_its_own(trained, en
     base, own = load_weights(trained["base"])[0], load_weights(trained["superres"])
     changed = jax.tree.map(lambda leaf: leaf + 0.5, base)
     whole = unflatten_dict(flatten_dict(changed) | flatten_dict(own[0]))
-    save_weights(trained["superres"], whole, own[1])
+    save_weights(trained["superres"], whole, own[1], replace=True)
     assert assemble(trained, enlarging, tmp_path / "out") == 0
     weights = load(tmp_path / "out").sampler.weights
     np.testing.assert_array_equal(weights.stage("superres").params["token_table"], changed["token_table"])
@@ -61,7 +63,15 @@ def test_a_part_that_trained_what_it_inherits_gets_a_base_of_its_own(trained, en
 def test_parts_that_do_not_belong_together_are_refused(trained, enlarging, tmp_path, capsys, taken, words):
     tree, description = load_weights(trained["stage1"])
     trained["stranger"] = tmp_path / "stranger.safetensors"
-    save_weights(trained["stranger"], tree, description | {"tokenizer": "0" * 16})
+    save_weights(trained["stranger"], tree, description | {"tokenizer": "0" * 16}, replace=True)
     files = {part: trained[taken.get(part, part)] for part in PARTS}
-    assert assemble(files, enlarging, tmp_path / "out") == 2
+    out = tmp_path / "out"
+    assert assemble(files, enlarging, out) == 2 and not out.exists()
     assert words in capsys.readouterr().err
+    shutil.copytree(enlarging, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    fitting = {part: trained[part] for part in PARTS}
+    assert assemble(fitting, enlarging, out) == 2 and "--force" in capsys.readouterr().err
+    assert assemble(files, enlarging, out, "--force") == 2 and words in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert assemble(fitting, enlarging, out, "--force") == 0

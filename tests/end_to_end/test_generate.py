@@ -181,7 +181,17 @@ from cogvideo_jax.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
     cache = tmp_path / "programs"
-    command = ["generate", "a ball", "--weights", str(weights), "--out", str(tmp_path / "a.mp4"), "--fps", "1"]
+    command = [
+        "generate",
+        "a ball",
+        "--weights",
+        str(weights),
+        "--out",
+        str(tmp_path / "a.mp4"),
+        "--fps",
+        "1",
+        "--force",
+    ]
     for _ in range(2):
         before = {path.name for path in cache.glob("*-cache")} if cache.exists() else set()
         subprocess.run([sys.executable, "-c", code, *command, "--compilation-cache", str(cache)], check=True)

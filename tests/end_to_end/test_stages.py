@@ -1,6 +1,7 @@
 """Stages run alone and continued, super-resolution, and what each of the command's options changes."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -68,6 +69,19 @@ def test_a_users_video_gets_twice_the_frame_rate(weights, tmp_path):
     assert run(*arguments, "--out", tmp_path / "fast.mp4", "--sheet") == 0
     assert len(read_video(tmp_path / "fast.mp4", fps=8.0, max_seconds=60)) == 17
     assert (tmp_path / "fast.png").exists()
+
+
+def test_a_users_video_is_never_written_over(weights, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_mp4("mine.mp4", np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), np.uint8), fps=4)
+    before = Path("mine.mp4").read_bytes()
+    command = ["interpolate", "mine.mp4", "--prompt", PROMPT, "--weights", weights]
+    assert run(*command) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.mp4", "mine_8fps.mp4"]
+    assert run(*command, "--out", "mine.mp4", "--force") == 2
+    assert "is the source" in capsys.readouterr().err
+    assert run(*command) == 2 and "mine_8fps.mp4 exists" in capsys.readouterr().err
+    assert Path("mine.mp4").read_bytes() == before
 
 
 def test_a_picture_by_the_base_alone(enlarging, tmp_path):
