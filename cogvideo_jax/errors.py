@@ -21,11 +21,11 @@ def conversion_errors(sentence: str) -> Iterator[None]:
     """Turns whatever a parser of foreign bytes raises into a ConversionError with this sentence.
 
     Parsers of zip, pickle and JSON raise nearly every kind of exception on bytes that were made to break them, so this
-    is the one place that catches them all. A ConversionError passes unchanged.
+    is the one place that catches them all. A UserError passes unchanged.
     """
     try:
         yield
-    except ConversionError:
+    except UserError:
         raise
     except Exception as error:
         raise ConversionError(sentence) from error

@@ -8,22 +8,25 @@
 No file is loaded whole, and no code in a file is run.
 """
 
+import contextlib
 import dataclasses
-import json
+import os
 import re
 import shutil
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from cogvideo_jax.convert.torch_files import TorchFile, is_old_format
-from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.runtime.files import require_regular_file
+from cogvideo_jax.convert.torch_files import SETTINGS, TorchFile, is_old_format
+from cogvideo_jax.convert.zip_members import members
+from cogvideo_jax.errors import ConversionError, UserError, conversion_errors
+from cogvideo_jax.runtime.files import open_input, read_bytes, require_regular_file, whole_file
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
+from cogvideo_jax.runtime.schemas import parse_json
 
-LATEST, SETTINGS = "latest", "model_config.json"
+LATEST = "latest"
 RANK_FILE = re.compile(r"mp_rank_(\d\d)_model_states\.pt")
 RANK_0 = "mp_rank_00_model_states.pt"
 SMALL = 1 << 20  # bytes; size limit of a checkpoint's text files
@@ -57,46 +60,63 @@ def open_checkpoint(source: str | Path, scratch: Path, *, merge_ranks: MergeRank
       scratch: folder for an unpacked zip; the caller removes it after the last read.
 
     Raises:
-      ConversionError: it does not exist, is damaged or incomplete, or has an unknown format.
+      UserError: it does not exist, is damaged or incomplete, or has an unknown format.
     """
     source = Path(source)
-    if not source.exists():
-        raise ConversionError(f"{source} does not exist")
-    if source.is_dir():
+    if os.path.isdir(source):
         return _open_folder(source, source, merge_ranks)
     require_regular_file(source)
-    if zipfile.is_zipfile(source):
-        with conversion_errors(f"{source} is a damaged zip file"), zipfile.ZipFile(source) as archive:
-            if not any(PurePosixPath(name).name == "data.pkl" for name in archive.namelist()):
-                return _open_folder(_unpack(archive, scratch, source), source, merge_ranks)
-    elif not is_old_format(source):
-        return _open_safetensors(source)
+    if not zipfile.is_zipfile(source):
+        return _open_torch(source) if is_old_format(source) else _open_safetensors(source)
+    with _opened_zip(source) as archive:
+        found = members(archive, str(source))
+        if not any(PurePosixPath(name).name == "data.pkl" for name in found):
+            return _open_folder(_unpack(archive, found, scratch, source), source, merge_ranks)
+    return _open_torch(source)
+
+
+@contextlib.contextmanager
+def _opened_zip(source: Path) -> Iterator[zipfile.ZipFile]:
+    with open_input(source) as file:
+        with _damages_of(source):
+            archive = zipfile.ZipFile(file)
+        with archive:
+            yield archive
+
+
+def _damages_of(source: Path) -> contextlib.AbstractContextManager[None]:
+    return conversion_errors(f"{source} is a damaged zip file")
+
+
+def _open_torch(source: Path) -> Checkpoint:
     file = TorchFile(source, label=str(source))
-    return Checkpoint(source, file.leaves, file.read, {})
+    return Checkpoint(source, file.leaves, file.read, _parsed(file.settings or "{}", source))
 
 
 def _open_safetensors(source: Path) -> Checkpoint:
-    with conversion_errors(
-        f"{source} is damaged or not a checkpoint; expected a SAT folder or its zip, a .pt or a safetensors file"
-    ):
+    try:
         leaves, metadata = read_header(source)
-        settings = json.loads(metadata.get(SETTINGS, "{}"))
+    except UserError as error:
+        raise ConversionError(
+            f"{source} is damaged or not a checkpoint; expected a SAT folder or its zip, a .pt or a safetensors file, "
+            "a text.model or labels that end in .npy"
+        ) from error
     if "description" in metadata:
         raise ConversionError(
             f"{source} already has this project's names; use --to-official to give it the official ones"
         )
-    return Checkpoint(source, leaves, lambda name: read_leaf(source, name), _checked(settings, source))
+    settings = _parsed(metadata.get(SETTINGS, "{}"), source)
+    return Checkpoint(source, leaves, lambda name: read_leaf(source, name), settings)
 
 
 def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpoint:
     """Opens a folder with `latest`, or one with the rank files themselves."""
     latest = folder / LATEST
-    require_regular_file(latest)
-    place = folder / _latest_name(_beginning(latest), source) if latest.is_file() else folder
+    place = folder / _latest_name(read_bytes(latest, limit=SMALL), source) if os.path.lexists(latest) else folder
     files = sorted(path for path in place.glob("mp_rank_*.pt") if RANK_FILE.fullmatch(path.name))
     ranks = [int(RANK_FILE.fullmatch(path.name)[1]) for path in files]
     if not ranks:
-        raise ConversionError(f"{source} is not a SAT checkpoint: it has no {place.relative_to(folder) / RANK_0}")
+        raise ConversionError(f"{source} is not a SAT checkpoint: it has no {_missing(folder, place)}")
     if ranks != list(range(len(ranks))):
         raise ConversionError(f"{source} is incomplete: it has only the model-parallel files {ranks}")
     for path in files:
@@ -104,6 +124,16 @@ def _open_folder(folder: Path, source: Path, merge_ranks: MergeRanks) -> Checkpo
     opened = [TorchFile(path, label=f"{path.name} of {source}") for path in files]
     leaves, read = merge_ranks([(file.leaves, file.read) for file in opened], source)
     return Checkpoint(source, leaves, read, _read_settings([folder, folder.parent], source))
+
+
+def _missing(folder: Path, place: Path) -> str:
+    """What a folder without rank files lacks, and what to pass in its place."""
+    if place != folder:
+        return f"{place.relative_to(folder) / RANK_0}, which its file '{LATEST}' names"
+    deeper = [path.parent for name in (LATEST, RANK_0) for path in folder.glob(f"*/{name}")]
+    files = [path for path in folder.iterdir() if path.suffix in (".zip", ".pt", ".safetensors")]
+    instead = f"; pass {min(deeper or files)}" if deeper or files else ""
+    return f"file '{LATEST}', which names the folder of the weights, and no {RANK_0}{instead}"
 
 
 def _latest_name(content: bytes, source: Path) -> str:
@@ -116,48 +146,41 @@ def _latest_name(content: bytes, source: Path) -> str:
 
 
 def _read_settings(folders: list[Path], source: Path) -> dict:
-    found = [folder / SETTINGS for folder in folders if (folder / SETTINGS).is_file()]
-    for path in folders:
-        require_regular_file(path / SETTINGS)
-    if not found:
-        return {}
-    with conversion_errors(f"{source} is damaged: its {SETTINGS} is not JSON"):
-        settings = json.loads(_beginning(found[0]))
-    return _checked(settings, source)
+    """The first `model_config.json` of these folders, or none."""
+    found = [folder / SETTINGS for folder in folders if os.path.lexists(folder / SETTINGS)]
+    return _parsed(read_bytes(found[0], limit=SMALL), source) if found else {}
 
 
-def _beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return file.read(SMALL)
+def _parsed(settings: bytes | str, source: Path) -> dict:
+    return parse_json(settings, dict, where=f"{SETTINGS} of {source}")
 
 
-def _checked(settings: object, source: Path) -> dict:
-    if not isinstance(settings, dict):
-        raise ConversionError(f"{source} is damaged: its {SETTINGS} is not a table of settings")
-    return settings
-
-
-def _unpack(archive: zipfile.ZipFile, scratch: Path, source: Path) -> Path:
+def _unpack(archive: zipfile.ZipFile, found: dict[str, zipfile.ZipInfo], scratch: Path, source: Path) -> Path:
     """Unpacks the one checkpoint of a zip; other members stay packed."""
-    for name in archive.namelist():
+    for member in archive.infolist():
+        name = member.filename
         if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
             raise ConversionError(f"{source} is refused: its member {name[:80]!r} would be written outside the target")
-    roots = [PurePosixPath(name).parent for name in archive.namelist() if PurePosixPath(name).name == LATEST]
+    roots = [PurePosixPath(name).parent for name in found if PurePosixPath(name).name == LATEST]
     if len(roots) != 1:
-        raise ConversionError(f"{source} should hold one SAT checkpoint with a file 'latest', not {len(roots)}")
-    with archive.open(str(roots[0] / LATEST)) as file:
+        raise ConversionError(f"{source} should hold one SAT checkpoint with a file '{LATEST}', not {len(roots)}")
+    with _damages_of(source), archive.open(found[str(roots[0] / LATEST)]) as file:
         place = roots[0] / _latest_name(file.read(SMALL), source)
-    wanted = [roots[0] / LATEST, roots[0] / SETTINGS]
-    wanted += [PurePosixPath(name) for name in archive.namelist() if PurePosixPath(name).parent == place]
-    members = [archive.getinfo(str(name)) for name in wanted if str(name) in archive.namelist()]
-    members = [member for member in members if not member.is_dir()]
-    check_space(scratch, sum(member.file_size for member in members), f"unpacking {source}")
-    for member in members:
-        out = scratch / PurePosixPath(member.filename).relative_to(roots[0])
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(member) as packed, out.open("wb") as file:
-            shutil.copyfileobj(packed, file, 1 << 20)
+    chosen = {name: found[name] for name in (str(roots[0] / LATEST), str(roots[0] / SETTINGS)) if name in found}
+    chosen |= {name: member for name, member in found.items() if PurePosixPath(name).parent == place}
+    check_space(scratch, sum(member.file_size for member in chosen.values()), f"unpacking {source}")
+    for name, member in chosen.items():
+        out = scratch / PurePosixPath(name).relative_to(roots[0])
+        with whole_file(out) as draft, draft.open("wb") as file:
+            for chunk in _content(archive, member, source):
+                file.write(chunk)
     return scratch
+
+
+def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) -> Iterator[bytes]:
+    with _damages_of(source), archive.open(member) as packed:
+        while chunk := packed.read(SMALL):
+            yield chunk
 
 
 def check_space(folder: Path, size: int, purpose: str) -> None:

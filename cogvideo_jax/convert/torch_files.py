@@ -1,80 +1,54 @@
 """Files of `torch.save`: read one tensor at a time through a memory map, written one tensor at a time.
 
 In: a file whose pickle is a dict of tensors, or has one under the key "module" as SwissArmyTransformer saves it.
-Reading never runs code of a pickle: `weights_only` refuses every name except those of tensors, and the plain
-bookkeeping that training saves beside the weights is replaced by an empty stand-in.
+Reading needs no torch and runs no code; see `torch_pickle.py`.
 """
 
 import io
+import json
 import math
 import pickle
-import re
 import sys
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-import ml_dtypes
 import numpy as np
 
+from cogvideo_jax.convert.torch_pickle import LARGEST, Pickled, Storage, Tensor, read_pickle
+from cogvideo_jax.convert.zip_members import data_start, members
 from cogvideo_jax.errors import ConversionError, conversion_errors
+from cogvideo_jax.runtime.files import open_input, whole_file
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes
 
-OLDEST_TORCH = (2, 10)  # the first whose weights_only withstands crafted files (CVE-2025-32434, CVE-2026-24747)
 OLD_FORMAT = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # first bytes of files of torch before 1.6
-OLD_FORMAT_LIMIT = 2 << 30  # bytes; such files cannot be mapped
-MAPPED = 64 << 20  # bytes to read before the map is renewed, which frees its pages
+OLD_HEADER = 3  # objects before the one that is saved: a magic number, a version, the machine
 ALIGNMENT = 64  # bytes; alignment of every tensor in the file, as torch writes it
-NUMPY = {
-    name: np.dtype(name)
-    for name in ("float16", "float32", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-} | {"bfloat16": np.dtype(ml_dtypes.bfloat16)}
-# Random states and command-line arguments, as found beside "module" in a training checkpoint.
-BOOKKEEPING = (
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    "_codecs.encode",
-    "argparse.Namespace",
-)
+CHUNK = 1 << 20  # bytes of a checksum at a time
+SETTINGS = "model_config.json"  # key beside "module" of files that this project writes, and name of a file
 
 
-class StandIn:
-    """Empty replacement for an object that is not needed."""
+class Record(NamedTuple):
+    """Data of a storage in the file.
 
-    def __init__(self, *_):
-        pass
-
-    def __setstate__(self, _):
-        pass
-
-
-def import_torch() -> Any:
-    """Imports torch.
-
-    Raises:
-      ConversionError: it is not installed, or too old to be safe.
+    Attributes:
+      checksum: CRC-32, or None in the old format.
     """
-    try:
-        import torch
-    except ImportError as error:
-        raise ConversionError('files of torch need the extra [convert]: pip install ".[convert]"') from error
-    version = tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2])
-    if version < OLDEST_TORCH:
-        oldest = ".".join(map(str, OLDEST_TORCH))
-        raise ConversionError(
-            f"a crafted file can make torch {torch.__version__} run code; install torch {oldest} or later"
-        )
-    return torch
+
+    start: int
+    nbytes: int
+    checksum: int | None
 
 
 class TorchFile:
-    """Open file of tensors; `leaves` has the type and shape of each name.
+    """Open file of tensors.
+
+    Attributes:
+      leaves: name -> type and shape.
+      settings: JSON text of the model's settings, or None.
 
     Args:
       label: name of the file in errors.
@@ -84,91 +58,129 @@ class TorchFile:
     """
 
     def __init__(self, path: Path, *, label: str):
-        self._path, self._label, self._mapped = path, label, zipfile.is_zipfile(path)
-        if self._mapped:
-            _check_archive(path, label)
-        elif not is_old_format(path):
+        self._path, self._label, self._sound = path, label, set()
+        is_zip = zipfile.is_zipfile(path)
+        if not is_zip and not is_old_format(path):
             raise ConversionError(f"{label} is damaged or not a torch file")
-        elif path.stat().st_size > OLD_FORMAT_LIMIT:
-            raise ConversionError(
-                f"{label} has the format of torch before 1.6 and is too large to read at once; save it again"
-            )
-        self._tensors, self._read = self._load(), 0
-        self.leaves = {name: _leaf(name, tensor, label) for name, tensor in self._tensors.items()}
+        with open_input(path) as file, conversion_errors(f"{label} is damaged or not a torch file"):
+            pickled, self._records = _read_zip(file, label) if is_zip else _read_old(file, label)
+        for storage in pickled.storages.values():
+            self._check_size(storage)
+        self._tensors, self.settings = _weights(pickled.saved, label)
+        self.leaves = {name: Leaf(tensor.storage.dtype, tensor.shape) for name, tensor in self._tensors.items()}
         if sum(leaf.nbytes for leaf in self.leaves.values()) > path.stat().st_size:
             raise ConversionError(f"{label} is damaged: its tensors are larger than the file")
 
     def read(self, name: str) -> np.ndarray:
-        """One tensor, a view of the map where possible."""
-        size = self.leaves[name].nbytes
-        if self._mapped and self._read and self._read + size > MAPPED:
-            self._tensors.clear()
-            self._tensors, self._read = self._load(), 0
-        self._read += size
-        return _as_numpy(self._tensors[name])
+        """One tensor, as a read-only map of the file. Raises ConversionError if its checksum is wrong."""
+        storage, offset, shape, strides = self._tensors[name]
+        if not math.prod(shape):
+            return np.empty(shape, storage.dtype)
+        record = self._records[storage.key]
+        self._check_sum(storage.key, record)
+        flat = np.memmap(self._path, storage.dtype, "r", record.start, (storage.size,))[offset:]
+        steps = [stride * storage.dtype.itemsize for stride in strides]
+        return np.lib.stride_tricks.as_strided(flat, shape, steps, writeable=False)
 
-    def _load(self) -> dict[str, Any]:
-        torch, label = import_torch(), self._label
-        allowed = [(StandIn, name) for name in BOOKKEEPING]
-        with conversion_errors(f"{label} is damaged or not a torch file"):
-            try:
-                with torch.serialization.safe_globals(allowed):
-                    saved = torch.load(self._path, map_location="cpu", weights_only=True, mmap=self._mapped)
-            except pickle.UnpicklingError as error:
-                asked = re.search(r"GLOBAL (\S+)", str(error))
-                if asked is None:
-                    raise
-                name = ascii(asked[1][:80])[1:-1]
-                raise ConversionError(
-                    f"{label} is refused: its pickle asks for {name}, which weights do not need"
-                ) from error
-            tensors = saved.get("module", saved) if isinstance(saved, dict) else None
-            if not isinstance(tensors, dict) or not tensors or not all(map(torch.is_tensor, tensors.values())):
-                raise ConversionError(
-                    f"{label} has no weights; expected a dict of tensors, or one under the key 'module'"
-                )
-            return {str(name): tensor.detach() for name, tensor in tensors.items()}
+    def _check_size(self, storage: Storage) -> None:
+        record = self._records.get(storage.key)
+        expected = storage.size * storage.dtype.itemsize
+        if record is None or record.nbytes != expected:
+            has = "is missing" if record is None else f"has {record.nbytes} bytes, expected {expected}"
+            raise ConversionError(f"{self._label} is damaged: its data {storage.key} {has}")
+
+    def _check_sum(self, key: str, record: Record) -> None:
+        if record.checksum is None or key in self._sound:
+            return
+        found = 0
+        with open_input(self._path) as file:
+            file.seek(record.start)
+            for begin in range(0, record.nbytes, CHUNK):
+                found = zlib.crc32(file.read(min(CHUNK, record.nbytes - begin)), found)
+        if found != record.checksum:
+            raise ConversionError(f"{self._label} is damaged: the checksum of its data {key} is wrong")
+        self._sound.add(key)
 
 
 def is_old_format(path: Path) -> bool:
     """True for a file written by torch before 1.6."""
-    with path.open("rb") as file:
+    with open_input(path) as file:
         return file.read(len(OLD_FORMAT)) == OLD_FORMAT
 
 
-def _check_archive(path: Path, label: str) -> None:
-    """Checks every member's checksum, and that none is compressed, because it could not be mapped."""
-    with conversion_errors(f"{label} is damaged or not a torch file"), zipfile.ZipFile(path) as archive:
-        if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
+def _read_zip(file: BinaryIO, label: str) -> tuple[Pickled, dict[str, Record]]:
+    """What was saved, and where the data of its storages lies."""
+    with zipfile.ZipFile(file) as archive:
+        found = members(archive, label)
+        [root] = [name.removesuffix("data.pkl") for name in found if name.endswith("/data.pkl")]
+        if any(member.compress_type != zipfile.ZIP_STORED for member in found.values()):
             raise ConversionError(f"{label} was compressed after torch wrote it; unpack it first")
-        broken = archive.testzip()
-        if broken is not None:
-            raise ConversionError(f"{label} is damaged: the checksum of {broken!r} is wrong")
+        if f"{root}byteorder" in found and archive.open(f"{root}byteorder").read(10) != b"little":
+            raise ConversionError(f"{label} was not written on a little-endian machine; save it again on one")
+        if found[f"{root}data.pkl"].file_size > LARGEST:
+            raise ConversionError(f"{label} is damaged: its pickle has more than {LARGEST} bytes")
+        pickled = read_pickle(io.BytesIO(archive.read(f"{root}data.pkl")), label=label)
+        stored = {key: found[f"{root}data/{key}"] for key in pickled.storages if f"{root}data/{key}" in found}
+        records = {key: Record(data_start(archive, one), one.file_size, one.CRC) for key, one in stored.items()}
+        return pickled, records
 
 
-def _leaf(name: str, tensor: Any, label: str) -> Leaf:
-    kind = str(tensor.dtype).removeprefix("torch.")
-    if kind not in NUMPY or str(tensor.layout) != "torch.strided" or tensor.device.type != "cpu":
-        raise ConversionError(f"{label}: {name[:80]!r} is a {kind} tensor, which is not supported")
-    return Leaf(NUMPY[kind], tuple(tensor.shape))
+def _read_old(file: BinaryIO, label: str) -> tuple[Pickled, dict[str, Record]]:
+    """The same in a file of torch before 1.6: pickles, then each storage's size and data in the order of their keys."""
+    pickles = io.BytesIO(file.read(LARGEST))
+    *_, pickled, keys = [read_pickle(pickles, label=label) for _ in range(OLD_HEADER + 2)]
+    start, records = pickles.tell(), {}
+    for key in keys.saved:
+        file.seek(start)
+        size = int.from_bytes(file.read(8), "little")
+        nbytes = size * pickled.storages[key].dtype.itemsize
+        records[key] = Record(start + 8, nbytes, None)
+        start += 8 + nbytes
+    if start != file.seek(0, io.SEEK_END):
+        raise ConversionError(f"{label} is damaged: it has another size than its tensors")
+    return pickled, records
 
 
-def _as_numpy(tensor: Any) -> np.ndarray:
-    if str(tensor.dtype) != "torch.bfloat16":
-        return tensor.numpy()
-    bits = tensor.contiguous().view(import_torch().int16).numpy()  # NumPy itself has no bfloat16
-    return bits.view(ml_dtypes.bfloat16)
+def _weights(saved: Any, label: str) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors of what was saved, and the settings beside them."""
+    table = saved if isinstance(saved, dict) else {}
+    tensors, settings = table.get("module", table), table.get(SETTINGS)
+    if not isinstance(tensors, dict) or not tensors or not all(isinstance(one, Tensor) for one in tensors.values()):
+        raise ConversionError(f"{label} has no weights; expected a dict of tensors, or one under the key 'module'")
+    return {str(name): tensor for name, tensor in tensors.items()}, settings if isinstance(settings, str) else None
 
 
-def write_torch_file(path: Path, leaves: dict[str, Leaf], *, chunks: Callable[[str], Iterable[np.ndarray]]) -> None:
+def import_torch() -> Any:
+    """Imports torch. Raises ConversionError if it is not installed."""
+    try:
+        import torch
+    except ImportError as error:
+        raise ConversionError(
+            'writing files of torch needs the extra [convert], pip install ".[convert]"; or write .safetensors'
+        ) from error
+    return torch
+
+
+def write_torch_file(
+    path: Path,
+    leaves: dict[str, Leaf],
+    *,
+    chunks: Callable[[str], Iterable[np.ndarray]],
+    settings: dict[str, Any],
+    replace: bool = False,
+) -> None:
     """Writes the file of `torch.save({"module": {name: tensor, ...}}, path)` with one chunk in memory at a time.
 
     Args:
       chunks: name -> arrays that fill the tensor from its first byte to its last.
+      settings: of the model, stored beside the tensors.
+
+    Raises:
+      UserError: the file cannot be written; see `whole_file`.
     """
-    torch = import_torch()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, "data.pkl", [_structure(leaves, torch)])
+    structure = _structure(leaves, settings)
+    with whole_file(path, replace=replace) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+        _add(archive, "data.pkl", [structure])
         _add(archive, "byteorder", [sys.byteorder.encode()])
         for index, name in enumerate(leaves):
             _add(archive, f"data/{index}", (memoryview(as_bytes(chunk)) for chunk in chunks(name)))
@@ -217,8 +229,8 @@ class _Structure(pickle.Pickler):
         return self._torch._utils._rebuild_tensor_v2, arguments
 
 
-def _structure(leaves: dict[str, Leaf], torch: Any) -> bytes:
+def _structure(leaves: dict[str, Leaf], settings: dict[str, Any]) -> bytes:
     file = io.BytesIO()
     tensors = {name: _Saved(index, leaf, False) for index, (name, leaf) in enumerate(leaves.items())}
-    _Structure(file, torch).dump({"module": tensors})
+    _Structure(file, import_torch()).dump({"module": tensors} | ({SETTINGS: json.dumps(settings)} if settings else {}))
     return file.getvalue()

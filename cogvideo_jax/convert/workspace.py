@@ -1,15 +1,15 @@
 """Target folder that shows only finished files, whatever interrupts the work."""
 
 import contextlib
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from cogvideo_jax.errors import ConversionError
+from cogvideo_jax.runtime.files import held
 
 SCRATCH = ".converting"
+FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".zip", ".npz", ".npy", ".model", ".json")  # no folders' names
 
 
 @contextlib.contextmanager
@@ -20,31 +20,26 @@ def workspace(target: Path) -> Iterator[Path]:
     take their own base for the shared one.
 
     Raises:
-      ConversionError: the target is a file, or another conversion is using it.
+      UserError: the target is a file, cannot be written, or another process is writing to it.
     """
-    if target.exists() and not target.is_dir():
-        raise ConversionError(f"{target} is a file; the target must be a folder")
+    require_folder_name(target)
     made = [folder for folder in [target, *target.parents] if not folder.exists()]
-    target.mkdir(parents=True, exist_ok=True)
-    handle = os.open(target, os.O_RDONLY)
-    try:
-        _lock(handle, target)
-        shutil.rmtree(target / SCRATCH, ignore_errors=True)
-        (target / SCRATCH).mkdir()
+    scratch = target / SCRATCH
+    with held(target):
         try:
-            yield target / SCRATCH
+            shutil.rmtree(scratch, ignore_errors=True)
+            scratch.mkdir()
+            yield scratch
         finally:
-            shutil.rmtree(target / SCRATCH, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
             with contextlib.suppress(OSError):
                 for folder in made:
                     folder.rmdir()
-    finally:
-        os.close(handle)
 
 
-def _lock(handle: int, target: Path) -> None:
-    """Locks a folder until its handle is closed, if only by a kill."""
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise ConversionError(f"another conversion is writing to {target}; wait until it is done") from error
+def require_folder_name(target: Path) -> None:
+    """Raises ConversionError if a target is a file or has the name of one."""
+    if target.exists() and not target.is_dir():
+        raise ConversionError(f"{target} is a file; the target must be a folder")
+    if not target.exists() and target.suffix.lower() in FILES:
+        raise ConversionError(f"{target} ends in {target.suffix} like a file; the target must be a folder")

@@ -24,6 +24,7 @@ LONGEST_NAME = 240  # bytes of a file's name, which gets a draft beside it
 SHOWN = 40  # characters of a name that an error repeats
 END = 1 << 20  # bytes at either end of a file
 DRAFT = ".{}.part"
+LFS_POINTER = b"version https://git-lfs"  # first bytes of what stands for a file that was not downloaded
 
 
 # Reading ------------------------------------------------------------------------------------------
@@ -36,7 +37,8 @@ def open_input(path: str | Path, *, limit: int | None = None) -> Iterator[Binary
     Args:
       limit: bytes that it may have; None for any number.
     Raises:
-      UserError: the file is missing, is a folder, a pipe or a device, is too large, or cannot be read.
+      UserError: the file is missing, is a folder, a pipe or a device, is too large, stands for a file that was not
+        downloaded, or cannot be read.
     """
     if "\0" in str(path):
         raise UserError(f"{str(path)!r} cannot be read: the name has a null byte")
@@ -49,6 +51,8 @@ def open_input(path: str | Path, *, limit: int | None = None) -> Iterator[Binary
         with os.fdopen(handle, "rb") as file:
             if limit is not None and found.st_size > limit:
                 raise UserError(f"{path} has {found.st_size} bytes; at most {limit} are expected of such a file")
+            if os.pread(handle, len(LFS_POINTER), 0) == LFS_POINTER:
+                raise UserError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` in its folder")
             yield file
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist") from error

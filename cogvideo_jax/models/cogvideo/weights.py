@@ -10,7 +10,7 @@ PART_base.safetensors    a part's own base, if it differs
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +29,7 @@ from cogvideo_jax.models.cogvideo.vq.tokenizer import VQTokenizer, load_tokenize
 from cogvideo_jax.nn.quantized import scale_sharding
 from cogvideo_jax.notation import Array, Int, PyTree
 from cogvideo_jax.runtime import mesh as meshes
-from cogvideo_jax.runtime.files import require_regular_file
+from cogvideo_jax.runtime.files import SMALL_FILE, open_input
 from cogvideo_jax.runtime.memory import tree_bytes
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, require_finite
 from cogvideo_jax.runtime.weights import read_description
@@ -39,6 +39,7 @@ SUPERRES, ITERSR, TOKENIZER = "superres", "itersr", "tokenizer"
 DEMO_WEIGHTS = Path(cogvideo_jax.__file__).parent / "demo_weights"
 MODELS = {SUPERRES: DirectSuperResolution, ITERSR: IterativeSuperResolution}
 TEXT_MODEL, LABELS = "text.model", "cluster_labels.npy"
+HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}  # by version
 
 
 class Stage(NamedTuple):
@@ -102,10 +103,10 @@ class WeightsFolder:
     def labels(self) -> Int[Array, "C"]:
         """Cluster of every image code."""
         path, codes = self.folder / LABELS, self.models["base"].config.image_codes
-        labels = read_labels(path) if path.exists() else np.arange(codes)
+        labels = read_labels(path) if path.exists() else np.arange(codes, dtype=np.int32)
         if len(labels) != codes:
             raise UserError(f"{path} has {len(labels)} cluster numbers, but these weights have {codes} image codes")
-        return jax.device_put(labels.astype(np.int32))
+        return jax.device_put(labels)
 
     def stage(self, name: str) -> Stage:
         """Model of a part, with its parameters on the device."""
@@ -228,13 +229,25 @@ def _layer(path: Path, name: str, layer: int) -> np.ndarray:
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
     """Reads cluster numbers, one per image code. Raises UserError if the file has something else."""
-    require_regular_file(path)
+    with open_input(path, limit=SMALL_FILE) as file:
+        count, dtype = _labels_header(file, path)
+        data = file.read()
+    if len(data) != count * dtype.itemsize:
+        expected = f"{count} labels take {count * dtype.itemsize}"
+        raise UserError(f"{path} is damaged: it has {len(data)} bytes of labels, but {expected}")
+    labels = np.frombuffer(data, dtype)
+    if labels.min() < 0 or labels.max() >= count:
+        raise UserError(f"{path} has clusters {labels.min()}..{labels.max()} for {count} image codes")
+    return labels.astype(np.int32)
+
+
+def _labels_header(file: BinaryIO, path: str | Path) -> tuple[int, np.dtype]:
+    """Number and type of the labels of a NumPy file."""
     try:
-        labels = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+        read = HEADERS[np.lib.format.read_magic(file)]
+        shape, _, dtype = read(file)
+    except Exception as error:  # NumPy's reader fails in many ways
         raise UserError(f"{path} is not a NumPy file of cluster labels") from error
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or not labels.size:
-        raise UserError(f"{path} should have cluster numbers, one for each image code")
-    if labels.min() < 0 or labels.max() >= len(labels):
-        raise UserError(f"{path} has clusters {labels.min()}..{labels.max()} for {len(labels)} image codes")
-    return labels
+    if dtype.kind not in "iu" or len(shape) != 1 or shape[0] < 1:
+        raise UserError(f"{path} has {dtype} of shape {shape}, expected whole numbers in one row, one an image code")
+    return shape[0], dtype

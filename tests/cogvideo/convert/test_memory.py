@@ -55,7 +55,7 @@ def large(tmp_path_factory):
     (folder / "latest").write_text("1")
     (folder / "model_config.json").write_text(json.dumps(official("b_train_stage1_full").settings | sizes))
     file = folder / "1" / "mp_rank_00_model_states.pt"
-    write_torch_file(file, leaves, chunks=lambda name: [np.zeros(leaves[name].shape, np.float16)])
+    write_torch_file(file, leaves, chunks=lambda name: [np.zeros(leaves[name].shape, np.float16)], settings={})
     return folder, file.stat().st_size
 
 

@@ -10,11 +10,12 @@ import pytest
 import safetensors.numpy
 
 from cogvideo_jax.cli.main import main
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
 from cogvideo_jax.runtime.weights import save_weights
 from tests.cogvideo.convert import tiny
-from tests.cogvideo.convert.checkpoints import FORMS, RANK, official, torch, write_source
+from tests.cogvideo.convert.checkpoints import FORMS, RANK, official, write_source
 from tests.cogvideo.convert.damages import DAMAGES, payloads
 
 FILES = 200
@@ -144,16 +145,11 @@ def test_the_command_says_one_sentence_and_exits_with_2(tmp_path, capsys):
         assert error.startswith("cogvideo convert: ") and "\n" not in error
 
 
-def test_without_torch_one_sentence_names_the_extra(tmp_path, monkeypatch):
+def test_only_writing_a_torch_file_needs_torch(tmp_path, monkeypatch):
     source = write_source("folder", tmp_path, tiny.stage())
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(ValueError, match=r"\[convert\]"):
-        convert(source, tmp_path / "ours")
-    assert not (tmp_path / "ours").exists()
-
-
-def test_a_torch_that_crafted_files_can_break_is_refused(tmp_path, monkeypatch):
-    source = write_source("folder", tmp_path, tiny.stage())
-    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
-    with pytest.raises(ValueError, match=r"install torch 2.10 or later"):
-        convert(source, tmp_path / "ours")
+    convert(source, tmp_path / "ours")
+    convert_back(tmp_path / "ours", tmp_path / "back.safetensors", part="stage1")
+    with pytest.raises(UserError, match=r"\[convert\]"):
+        convert_back(tmp_path / "ours", tmp_path / "back", part="stage1")
+    assert not (tmp_path / "back").exists()

@@ -8,7 +8,6 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.assemble import add_labels, add_text_model
 from cogvideo_jax.models.cogvideo.convert import to_ours
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
-from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, write_sampling_config
 
 
 def run(options: Namespace) -> list[str]:
@@ -16,15 +15,12 @@ def run(options: Namespace) -> list[str]:
     if options.to_official:
         if options.part is None:
             raise UserError("--to-official needs --part: the part of SOURCE to export")
-        return [str(convert_back(options.source, options.target, part=options.part))]
+        return [str(convert_back(options.source, options.target, part=options.part, replace=options.force))]
     add = {".model": add_text_model, ".npy": add_labels}.get(Path(options.source).suffix)
     if add is not None:
         return [str(add(options.source, options.target, replace=options.force))]
     settings = dict(part=options.part, heads=options.heads, drop_unexpected=options.drop_unexpected)
-    converted = to_ours.convert(options.source, options.target, **settings)
-    sampling_config = Path(options.target) / FILE
-    if not sampling_config.exists():
-        write_sampling_config(sampling_config, RELEASED)
+    converted = to_ours.convert(options.source, options.target, replace=options.force, **settings)
     for note in converted.notes:
         print(f"cogvideo convert: {note}", file=sys.stderr)
     return [str(file) for file in converted.files]

@@ -1,5 +1,6 @@
 """Parts of a folder of weights, and the detection of the part that an official checkpoint holds."""
 
+import os
 import re
 from enum import StrEnum
 
@@ -50,7 +51,8 @@ def find_part(checkpoint: Checkpoint, asked: Part | None) -> Part:
         return asked or fitting[0]
     stage = checkpoint.settings.get("cogvideo_stage")
     if stage is None:
-        told = set(re.findall(r"stage[-_ ]?([12])", checkpoint.source.resolve().name.lower()))
+        name = os.path.basename(os.path.abspath(checkpoint.source))  # of a link, not of its target
+        told = set(re.findall(r"stage[-_ ]?([12])", name.lower()))
         stage = int(told.pop()) if len(told) == 1 else None
     if stage is None:
         raise ConversionError(

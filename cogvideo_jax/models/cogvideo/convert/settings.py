@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, ConfigDict, Field
 
 from cogvideo_jax.convert.checkpoint_files import SETTINGS
 from cogvideo_jax.errors import ConversionError, UserError
+from cogvideo_jax.models.cogvideo.vq.config import VQConfig
 from cogvideo_jax.runtime.schemas import Dropout, Few, Index, Schema, Size, check
 
 
@@ -19,7 +20,7 @@ def _ends(layout: Any) -> Any:
 
 
 class Settings(Schema):
-    """All that decides what a transformer is; None for what the file leaves open. Other keys are not read."""
+    """All that decides what a model is; None for what the file leaves open. Other keys are not read."""
 
     model_config = ConfigDict(extra="ignore")
 
@@ -41,11 +42,13 @@ class Settings(Schema):
     special_ids: dict[str, Index] | None = None
     first_frame_position: Index | None = None
     kernel_rows: Few | None = None
+    tokenizer: VQConfig | None = None
 
 
 def checked_settings(settings: dict, source: Path) -> dict[str, Any]:
     """Those that are told, by key. Raises ConversionError if one is wrong."""
     try:
-        return check(settings, Settings, where=f"{SETTINGS} of {source}").model_dump(exclude_none=True)
+        told = check(settings, Settings, where=f"{SETTINGS} of {source}")
     except UserError as error:
         raise ConversionError(str(error)) from error
+    return {key: value for key, value in told if value is not None}

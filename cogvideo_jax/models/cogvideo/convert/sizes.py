@@ -65,7 +65,7 @@ def _common(checkpoint: Checkpoint, released: Config, heads: int | None) -> dict
     vocab_size = _number(checkpoint, "vocab_size", _side(checkpoint, TOKEN_TABLE, 0))
     return dict(
         width=width,
-        heads=heads or _number(checkpoint, "num_attention_heads", usual),
+        heads=_number(checkpoint, "num_attention_heads", usual) if heads is None else heads,
         layers=_number(checkpoint, "num_layers", len(layers)),
         mlp_width=_number(checkpoint, "inner_hidden_size", inner),
         vocab_size=vocab_size,

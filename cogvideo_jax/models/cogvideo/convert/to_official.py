@@ -1,11 +1,12 @@
 """Exports a part of a folder of weights under the official names, for use with the 2022 code.
 
 In: the folder and the part. Out, by the target's name: a SAT folder (latest, model_config.json, one .pt), a .pt file,
-or safetensors. One array is in memory at a time, every bit is kept, and an interrupted export leaves nothing.
+or safetensors. One array is in memory at a time, every bit is kept, and an interrupted export leaves nothing. A
+file has the settings beside its weights, where the 2022 code does not look.
 """
 
+import dataclasses
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -13,14 +14,16 @@ from typing import NamedTuple
 import numpy as np
 
 from cogvideo_jax.convert.check import check_leaves
-from cogvideo_jax.convert.checkpoint_files import LATEST, SETTINGS, check_space
-from cogvideo_jax.convert.torch_files import write_torch_file
+from cogvideo_jax.convert.checkpoint_files import LATEST, RANK_0, check_space
+from cogvideo_jax.convert.torch_files import SETTINGS, write_torch_file
+from cogvideo_jax.convert.workspace import require_folder_name
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
 from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
 from cogvideo_jax.models.cogvideo.convert.sizes import to_settings
 from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, to_official_layout
 from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
+from cogvideo_jax.runtime.files import require_free, whole_folder, write_text
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
 
@@ -34,7 +37,7 @@ class Official(NamedTuple):
     Attributes:
       leaves: official name -> type and shape.
       chunks: official name -> its data, in chunks.
-      settings: of `model_config.json`; empty for the tokenizer.
+      settings: of `model_config.json`.
     """
 
     leaves: dict[str, Leaf]
@@ -42,45 +45,46 @@ class Official(NamedTuple):
     settings: dict
 
 
-def convert_back(folder: str | Path, target: str | Path, *, part: str) -> Path:
+def convert_back(folder: str | Path, target: str | Path, *, part: str, replace: bool = False) -> Path:
     """Writes a part under its official names.
 
     Args:
-      target: a new folder, or a file that ends in .pt or .safetensors.
+      target: a folder, or a file that ends in .pt or .safetensors.
+      replace: take the place of such a folder or file.
 
     Raises:
-      ConversionError: the part is missing, damaged or does not fit, or the target exists.
+      UserError: the part is missing, damaged or does not fit, or the target exists.
     """
     folder, target, part = Path(folder), Path(target), Part(part)
-    if target.exists():
-        raise ConversionError(f"{target} exists; choose another name")
-    if part == Part.TOKENIZER and target.suffix not in (".pt", ".safetensors"):
+    if target.suffix in WRITERS:
+        require_free(target, replace=replace)
+    elif part == Part.TOKENIZER:
         raise ConversionError(f"the official tokenizer is one file; {target} must end in .pt or .safetensors")
+    else:
+        require_folder_name(target)
     official = _tokenizer(folder) if part == Part.TOKENIZER else _transformer(folder, part)
     check_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    draft = target.with_name(f".{target.name}.converting{target.suffix}")
-    try:
-        _write(official, draft)
-        draft.replace(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-        draft.unlink(missing_ok=True)
+    WRITERS.get(target.suffix, _write_folder)(official, target, replace=replace)
     return target
 
 
-def _write(official: Official, path: Path) -> None:
-    if path.suffix == ".safetensors":
-        metadata = {SETTINGS: json.dumps(official.settings)} if official.settings else {}
-        write_stream(path, official.leaves, chunks=official.chunks, metadata=metadata)
-    elif path.suffix == ".pt":
-        write_torch_file(path, official.leaves, chunks=official.chunks)
-    else:
-        (path / ITERATION).mkdir(parents=True)
-        (path / LATEST).write_text(ITERATION)
-        (path / SETTINGS).write_text(json.dumps(official.settings, indent=1))
-        rank = path / ITERATION / "mp_rank_00_model_states.pt"
-        write_torch_file(rank, official.leaves, chunks=official.chunks)
+def _write_folder(official: Official, path: Path, *, replace: bool) -> None:
+    with whole_folder(path, replace=replace, ours=lambda name: name in (LATEST, SETTINGS, ITERATION)) as draft:
+        write_text(draft / LATEST, ITERATION)
+        write_text(draft / SETTINGS, json.dumps(official.settings, indent=1))
+        _write_torch(official, draft / ITERATION / RANK_0, replace=False)
+
+
+def _write_torch(official: Official, path: Path, *, replace: bool) -> None:
+    write_torch_file(path, official.leaves, chunks=official.chunks, settings=official.settings, replace=replace)
+
+
+def _write_safetensors(official: Official, path: Path, *, replace: bool) -> None:
+    metadata = {SETTINGS: json.dumps(official.settings)}
+    write_stream(path, official.leaves, chunks=official.chunks, metadata=metadata, replace=replace)
+
+
+WRITERS = {".pt": _write_torch, ".safetensors": _write_safetensors}  # by suffix; other names are folders
 
 
 def _transformer(folder: Path, part: Part) -> Official:
@@ -124,7 +128,7 @@ def _tokenizer(folder: Path) -> Official:
     def chunks(name: str) -> Iterator[np.ndarray]:
         yield vq_names.to_official_layout(read_leaf(path, ours[name]), table[name])
 
-    return Official(official, chunks, {})
+    return Official(official, chunks, {"tokenizer": dataclasses.asdict(description.config)})
 
 
 def _described(path: Path, part: Part) -> tuple[dict[str, Leaf], Description]:

@@ -10,6 +10,7 @@ way back (to_official) is bit-exact. Parts hold only what they add to the base, 
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,10 +28,12 @@ from cogvideo_jax.models.cogvideo.convert.settings import checked_settings
 from cogvideo_jax.models.cogvideo.convert.sizes import read_config
 from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shapes, our_shape, to_our_layout
 from cogvideo_jax.models.cogvideo.convert.vq_sizes import vq_sizes
-from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE
+from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, read_part
 from cogvideo_jax.models.cogvideo.layout import base_layout
+from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, read_sampling_config, write_sampling_config
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
+from cogvideo_jax.runtime.files import require_free
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
 
@@ -72,32 +75,51 @@ def convert(
     part: str | None = None,
     heads: int | None = None,
     drop_unexpected: bool = False,
+    replace: bool = False,
 ) -> Converted:
-    """Adds a checkpoint to the folder of weights `target`.
+    """Adds a checkpoint to the folder of weights `target`, and the released sampling config if it has none.
 
     Args:
       part: needed if names, settings and the source's own name leave it open.
       heads: attention heads; needed if they are not 64 wide and there is no `model_config.json`.
       drop_unexpected: leave out unknown names, as the official loader does; otherwise they are errors.
+      replace: take the place of the same part.
 
     Raises:
-      ConversionError: it cannot be converted; the target is then unchanged.
+      UserError: it cannot be converted, or the target has the part; the target is then unchanged.
     """
     target = Path(target)
+    if heads is not None and heads < 1:
+        raise ConversionError(f"a model has at least one attention head, not {heads} (--heads)")
     with workspace(target) as scratch:
         checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
         checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
-        if (target / f"{part}.safetensors").exists():
-            raise ConversionError(f"{target} already has {part}.safetensors; remove it or choose another target")
+        _require_free(target, part, replace=replace)
         plan = _plan(checkpoint, part, heads=heads, drop_unexpected=drop_unexpected)
         if part != Part.TOKENIZER:
             plan.description["tokenizer"] = _fingerprint(target)
-        files, notes = _as_files(plan, part, target)
+        files, notes = _as_files(plan, part, target, replace=replace)
         if plan.dropped:
             notes.append(f"left out of {part}: {', '.join(grouped(plan.dropped))}")
         _write(files, target, scratch)
+        _place(files, part, target, scratch, replace=replace)
         return Converted([target / name for name in files], notes)
+
+
+def _require_free(target: Path, part: Part, *, replace: bool) -> None:
+    """Raises UserError if a target has this part, a base that others stand on, or no usable sampling config."""
+    require_free(target / f"{part}.safetensors", replace=replace)
+    if os.path.lexists(target / FILE):
+        read_sampling_config(target / FILE)
+    standing = [other for other in Part if part == Part.BASE != other and _stands_on_base(target, other)]
+    if standing and os.path.lexists(target / "base.safetensors"):
+        raise ConversionError(f"{standing[0]} in {target} stands on its base; choose another target")
+
+
+def _stands_on_base(target: Path, part: Part) -> bool:
+    path = target / f"{part}.safetensors"
+    return part != Part.TOKENIZER and path.exists() and not read_part(path, part)[1].own_base
 
 
 def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpected: bool) -> Plan:
@@ -125,10 +147,11 @@ def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpec
 
 def _plan_tokenizer(checkpoint: Checkpoint, drop_unexpected: bool) -> Plan:
     with conversion_errors(f"{checkpoint.source} is not an image tokenizer; its layers do not fit together"):
-        config = vq_sizes({name: leaf.shape for name, leaf in checkpoint.leaves.items()})
+        shapes = {name: leaf.shape for name, leaf in checkpoint.leaves.items()}
+        config = checkpoint.settings.get("tokenizer") or vq_sizes(shapes)
         table = vq_names.name_table(config)
-    shapes = {name: vq_names.official_shape(place) for name, place in table.items()}
-    dropped = _check(checkpoint, shapes, drop_unexpected)
+    expected = {name: vq_names.official_shape(place) for name, place in table.items()}
+    dropped = _check(checkpoint, expected, drop_unexpected)
     places = {"/".join(place.path): (name, place) for name, place in table.items()}
     leaves = {ours: Leaf(checkpoint.leaves[name].dtype, place.shape) for ours, (name, place) in places.items()}
 
@@ -154,7 +177,7 @@ def _fingerprint(target: Path) -> str | None:
     return load_tokenizer(path).fingerprint if path.exists() else None
 
 
-def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], list[str]]:
+def _as_files(plan: Plan, part: Part, target: Path, *, replace: bool) -> tuple[dict[str, Plan], list[str]]:
     """Plans by file name, the base first, and notes about the base."""
     name = f"{part}.safetensors"
     if part in (Part.BASE, Part.TOKENIZER):
@@ -168,6 +191,10 @@ def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], li
         return {name: plan.only(is_attention_plus, own_base=False)}, notes
     why = f"differs from {shared}" if shared.exists() else f"has no {shared} to be shared with"
     files = {own: base, name: plan.only(is_attention_plus, own_base=True)}
+    if not replace and (target / own).exists() and _has_weights_of(base, target / own):
+        del files[own]  # it was written before a kill
+    for file in files:
+        require_free(target / file, replace=replace)
     return files, [f"the base of {part} {why}, so it is stored beside it as {own}"]
 
 
@@ -181,8 +208,7 @@ def _as_base(plan: Plan) -> Plan:
 
 def _has_weights_of(plan: Plan, path: Path) -> bool:
     """True if one of our files is equal to a plan, bit for bit."""
-    with conversion_errors(f"{path} is damaged; remove it to convert the base again"):
-        leaves, _ = read_header(path)
+    leaves, _ = read_header(path)
     return leaves == plan.leaves and all(
         _same_bits(plan.chunks(name), path, name, leaf) for name, leaf in leaves.items()
     )
@@ -203,7 +229,7 @@ def _same_bits(chunks: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) 
 
 
 def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
-    """Writes all files aside, then renames them, the base first, so that no part is ever without its base."""
+    """Writes all files aside."""
     size = sum(leaf.nbytes for plan in files.values() for leaf in plan.leaves.values())
     check_space(target, size, f"writing to {target}")
     with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
@@ -211,8 +237,21 @@ def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
             chunks = functools.partial(_counted, plan.chunks, bar)
             metadata = {"description": json.dumps(plan.description)}
             write_stream(scratch / name, plan.leaves, chunks=chunks, metadata=metadata)
-    for name in files:
-        (scratch / name).replace(target / name)
+    if not os.path.lexists(target / FILE):
+        write_sampling_config(scratch / FILE, RELEASED)
+
+
+def _place(files: dict[str, Plan], part: Part, target: Path, scratch: Path, *, replace: bool) -> None:
+    """Renames what was written, the part last, so that it never is without its base and its sampling config."""
+    *bases, name = files
+    own = f"{part}{OWN_BASE}.safetensors"
+    if replace:
+        (target / name).unlink(missing_ok=True)  # it may stand on a base that is replaced now
+        if own not in bases:
+            (target / own).unlink(missing_ok=True)
+    for file in (*bases, FILE, name):
+        if (scratch / file).exists():
+            (scratch / file).replace(target / file)
 
 
 def _counted(chunks: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:

@@ -7,7 +7,6 @@ the pixels) are the release's.
 import dataclasses
 import itertools
 
-from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.vq.config import OFFICIAL, VQConfig
 
 Shapes = dict[str, tuple[int, ...]]
@@ -47,7 +46,7 @@ def _count(shapes: Shapes, prefix: str) -> int:
     numbers = {name[len(prefix) + 1 :].split(".")[0] for name in shapes if name.startswith(prefix + ".")}
     count = next(n for n in itertools.count() if str(n) not in numbers)
     if not 0 < count <= MOST:
-        raise UserError(f"{count} of {prefix}")
+        raise ValueError(f"{count} of {prefix}")
     return count
 
 

@@ -1,0 +1,247 @@
+"""The pickle in a file of torch, read without unpickling: tensors are descriptions, and no function is called.
+
+Python's own unpickler can be made to call functions, fill the memory or hash without end. Torch's `weights_only` calls
+nothing either, but takes tensors whose data lies elsewhere in the file; here all that a tensor claims is checked.
+"""
+
+import io
+import math
+import pickletools
+import re
+from typing import Any, NamedTuple
+
+import ml_dtypes
+import numpy as np
+
+from cogvideo_jax.errors import ConversionError, conversion_errors
+from cogvideo_jax.runtime.schemas import shown
+
+LARGEST = 4 << 20  # bytes of a pickle; one of a thousand tensors has about 200 kB
+TYPES = {
+    "HalfStorage": np.dtype(np.float16),
+    "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
+    "FloatStorage": np.dtype(np.float32),
+    "DoubleStorage": np.dtype(np.float64),
+    "LongStorage": np.dtype(np.int64),
+    "IntStorage": np.dtype(np.int32),
+    "ShortStorage": np.dtype(np.int16),
+    "CharStorage": np.dtype(np.int8),
+    "ByteStorage": np.dtype(np.uint8),
+    "BoolStorage": np.dtype(np.bool_),
+}
+# Random states, sizes and command-line arguments, as found beside "module" in a training checkpoint.
+BOOKKEEPING = (
+    "numpy.core.multiarray._reconstruct",
+    "numpy._core.multiarray._reconstruct",
+    "numpy.core.multiarray.scalar",
+    "numpy._core.multiarray.scalar",
+    "numpy.ndarray",
+    "numpy.dtype",
+    "_codecs.encode",
+    "argparse.Namespace",
+    "torch.Size",
+    "torch.device",
+    "torch.bfloat16",
+    "torch.float16",
+    "torch.float32",
+)
+
+
+class Storage(NamedTuple):
+    """Data that tensors are views of.
+
+    Attributes:
+      key: its name in the file.
+      size: number of elements.
+    """
+
+    key: str
+    dtype: np.dtype
+    size: int
+
+
+class Tensor(NamedTuple):
+    """View of a storage; offset and strides count elements."""
+
+    storage: Storage
+    offset: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+class _Name(NamedTuple):
+    """Global that a pickle asks for."""
+
+    name: str
+
+
+class _Mark:
+    """Where the arguments of an opcode begin."""
+
+
+STAND_IN = object()  # for bookkeeping, which is not needed
+MARK = _Mark()
+SKIPPED = {"PROTO", "FRAME"}
+EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
+VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": MARK}
+TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+
+
+class Pickled(NamedTuple):
+    """An object of dicts, lists, tuples, plain values, tensors and stand-ins, and the storages in it by key."""
+
+    saved: Any
+    storages: dict[str, Storage]
+
+
+def read_pickle(file: io.BytesIO, *, label: str) -> Pickled:
+    """The next object in a file.
+
+    Raises:
+      ConversionError: it is damaged, asks for anything else, or has a tensor that does not fit its storage.
+    """
+    reader = _Reader(label)
+    with conversion_errors(f"{label} is damaged or not a torch file"):
+        for opcode, argument, _ in pickletools.genops(file):
+            reader.step(opcode.name, argument)
+        return Pickled(reader.pop(), reader.storages)
+
+
+class _Reader:
+    """Stack and memo of a pickle, and the storages that it has named."""
+
+    def __init__(self, label: str):
+        self.storages: dict[str, Storage] = {}
+        self._label, self._stack, self._memo = label, [], {}
+
+    def pop(self) -> Any:
+        return self._stack.pop()
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """Follows one opcode."""
+        match opcode:
+            case "STOP":
+                pass
+            case name if name in SKIPPED:
+                pass
+            case name if name in EMPTY:
+                self._stack.append(EMPTY[name]())
+            case name if name in VALUES:
+                self._stack.append(VALUES[name])
+            case "TUPLE":
+                self._stack.append(tuple(self._marked()))
+            case name if name in TUPLES:
+                self._stack.append(tuple([self.pop() for _ in range(TUPLES[name])][::-1]))
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self._put([key, value])
+            case "SETITEMS":
+                self._put(self._marked())
+            case "APPEND":
+                self._extend([self.pop()])
+            case "APPENDS":
+                self._extend(self._marked())
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                self._memo[argument] = self._stack[-1]
+            case "MEMOIZE":
+                self._memo[len(self._memo)] = self._stack[-1]
+            case "GET" | "BINGET" | "LONG_BINGET":
+                self._stack.append(self._memo[argument])
+            case "GLOBAL":
+                self._stack.append(self._known(argument.replace(" ", ".")))
+            case "STACK_GLOBAL":
+                name, module = self.pop(), self.pop()
+                self._stack.append(self._known(".".join((module, name))))
+            case "BINPERSID":
+                self._stack.append(self._storage(*self.pop()))
+            case "REDUCE" | "NEWOBJ":
+                arguments, name = self.pop(), self.pop()
+                self._stack.append(self._made(name, *arguments))
+            case "BUILD":
+                self.pop()  # attributes of an ordered dict or a stand-in
+            case _ if type(argument) in (bool, int, float, str, bytes):
+                self._stack.append(argument)
+            case _:
+                raise ConversionError(f"{self._label} is refused: its pickle has {opcode}, which weights do not need")
+
+    def _marked(self) -> list:
+        """Everything above the last mark."""
+        values = []
+        while (value := self.pop()) is not MARK:
+            values.append(value)
+        return values[::-1]
+
+    def _put(self, pairs: list) -> None:
+        target = self._stack[-1]
+        if target is not STAND_IN:
+            target.update(_table(zip(pairs[::2], pairs[1::2], strict=True)))
+
+    def _extend(self, values: list) -> None:
+        if self._stack[-1] is not STAND_IN:
+            self._stack[-1].extend(values)
+
+    def _known(self, name: str) -> _Name:
+        rebuilt = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
+        if name in BOOKKEEPING or name in rebuilt or name == "collections.OrderedDict" or _storage_type(name):
+            return _Name(name)
+        named = ascii(name[:80])[1:-1]
+        raise ConversionError(f"{self._label} is refused: its pickle asks for {named}, which weights do not need")
+
+    def _made(self, name: _Name, *arguments: Any) -> Any:
+        match name.name:
+            case "collections.OrderedDict":
+                return _table(*arguments)
+            case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
+                return self._tensor(*arguments)
+            case "torch._utils._rebuild_parameter":
+                return arguments[0]
+        return STAND_IN
+
+    def _storage(self, kind: str, storage_type: _Name, key: str, device: str, size: int, view: None = None) -> Storage:
+        dtype = _storage_type(storage_type.name)
+        if kind != "storage" or dtype is None or not re.fullmatch(r"\d{1,20}", key) or not _are_sizes(size) or view:
+            raise ConversionError(f"{self._label} is damaged: one of its storages has no type, name or size")
+        if not re.fullmatch(r"cpu|cuda(:\d{1,4})?", device):
+            raise ConversionError(f"{self._label} is damaged: a tensor on {shown(device)}, expected cpu or cuda:N")
+        storage = Storage(key, dtype, size)
+        if self.storages.setdefault(key, storage) != storage:
+            raise ConversionError(f"{self._label} is damaged: its storage {key} has two types or sizes")
+        return storage
+
+    def _tensor(
+        self,
+        storage: Storage,
+        offset: int,
+        shape: tuple,
+        strides: tuple,
+        grad: Any = None,
+        hooks: Any = None,
+        *more: Any,
+    ) -> Tensor:
+        """A tensor inside its storage; `more` has the bits of conjugate and negative views."""
+        if any(more):
+            raise ConversionError(f"{self._label} has a negated or conjugated view, which is not supported")
+        fits = _are_sizes(offset, *shape, *strides) and len(shape) == len(strides) and isinstance(storage, Storage)
+        last = offset + sum((side - 1) * stride for side, stride in zip(shape, strides)) if fits else 0
+        if not fits or (math.prod(shape) and last >= storage.size):
+            raise ConversionError(f"{self._label} is damaged: one of its tensors lies outside its storage")
+        return Tensor(storage, offset, shape, strides)
+
+
+def _are_sizes(*sizes: Any) -> bool:
+    return all(type(size) is int and 0 <= size < 2**48 for size in sizes)
+
+
+def _storage_type(name: str) -> np.dtype | None:
+    module, _, kind = name.rpartition(".")
+    return TYPES.get(kind) if module == "torch" else None
+
+
+def _table(pairs: Any = ()) -> dict:
+    """A dict. Its keys are plain: others could be made to take for ever to be hashed."""
+    table = {}
+    for key, value in pairs:
+        if type(key) not in (str, int):
+            raise TypeError(f"a key of type {type(key)}")
+        table[key] = value
+    return table
