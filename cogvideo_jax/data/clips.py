@@ -88,6 +88,15 @@ class ClipSource(abc.ABC):
         warn_of(self.skipped)
 
 
+def skip(source: Sequence[Clip] | ClipSource, row: int, error: ValueError) -> None:
+    """Says at once that a row cannot be read, and records it."""
+    name = f"row {row}"
+    if isinstance(source, ClipSource):
+        name = source.name(row)
+        source.skip(name, str(error))
+    logging.warning("skipped %s: %s", name, error)
+
+
 def warn_of(skipped: Sequence[tuple[str, str]]) -> None:
     """Logs one warning with the number, names and reasons of what was skipped."""
     if skipped:
@@ -117,7 +126,7 @@ class ReadableClips:
                     return self._keep(candidate, self.source[candidate])
                 except ValueError as error:
                     self._damaged.add(candidate)
-                    logging.warning("skipped a clip: %s", error)
+                    skip(self.source, candidate, error)
         raise UserError(f"none of {len(self)} clips can be read")
 
     def _keep(self, row: int, clip: Clip) -> Clip:

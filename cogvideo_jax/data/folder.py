@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic_core import from_json
 
 from cogvideo_jax.data.clips import Clip, ClipSource
 from cogvideo_jax.errors import UserError
@@ -238,7 +239,13 @@ def parse_row(line: str) -> Captioned:
     Raises:
       UserError: the line is malformed.
     """
-    row = parse_json(_checked(line), Row, where="the line")
+    try:
+        from_json(_checked(line))
+    except UserError:
+        raise
+    except ValueError as error:  # also half a pair of surrogates
+        raise UserError("not a line of JSON") from error
+    row = parse_json(line, Row, where="the line")
     return _captioned([row.file], row.text)
 
 
@@ -289,8 +296,8 @@ def _captioned(files: list[str], texts: Sequence[str]) -> Captioned:
 
 def _seconds(text: str) -> str:
     """A moment as Kinetics' file names have it."""
-    if not re.fullmatch(r"\d{1,6}(\.\d*)?", text.strip()):
-        raise UserError(f"times must be seconds, got {shown(text)}")
+    if not re.fullmatch(r"\d{1,6}(\.0*)?", text.strip()):
+        raise UserError(f"times must be whole seconds, got {shown(text)}")
     return f"{int(float(text)):06d}"
 
 

@@ -31,11 +31,11 @@ def random_sampler(size: str, opening: Opening) -> Sampler:
     return CogVideoSampler(weights, opening)
 
 
-def open_encoder(tokenizer: str, *, text_model: str | None, text_pieces: int) -> Encoder:
+def open_encoder(tokenizer: str, *, text_model: str | None, text_pieces: int, replace: bool) -> Encoder:
     """The image tokenizer, and the text model that goes with its caches."""
     from cogvideo_jax.models.cogvideo.text_model import CodeEncoder
 
-    return CodeEncoder(tokenizer, text_model=text_model, text_pieces=text_pieces)
+    return CodeEncoder(tokenizer, text_model=text_model, text_pieces=text_pieces, replace=replace)
 
 
 def _add_convert_arguments(parser: Any) -> None:
