@@ -341,6 +341,7 @@ class Family:
     Attributes:
       name: as in `pipeline.json` and in training configs.
       open: folder of weights, how -> sampler.
+      check: opens everything in a folder of weights. Raises UserError for what is missing, damaged or does not fit.
       demo: folder of the weights that come with the package, if any.
       random: size, how -> sampler with random weights, for benchmarks.
       sizes: that `random` knows.
@@ -354,6 +355,7 @@ class Family:
 
     name: str
     open: Callable[[Path, Opening], Sampler]
+    check: Callable[[Path], object]
     demo: Path | None = None
     random: Callable[[str, Opening], Sampler] | None = None
     sizes: tuple[str, ...] = ()

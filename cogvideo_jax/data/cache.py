@@ -147,7 +147,8 @@ def _digest(source: ClipSource, rows: range) -> str:
     return hashlib.sha256(stamps.encode()).hexdigest()[:16]
 
 
-def _file_digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Of a shard's file, for its notes."""
     return file_digest(path)[:16]
 
 
@@ -166,7 +167,7 @@ def _must_be_made(out: Path, shard: int, sources: str) -> bool:
         return True
     try:
         found = read_json(notes, ShardNotes)
-        if found.sources == sources and found.digest == _file_digest(path):
+        if found.sources == sources and found.digest == digest_of(path):
             return False
         said = "it is damaged" if found.sources == sources else "its videos or captions have changed"
     except UserError as error:
@@ -258,7 +259,7 @@ def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source:
                 raise UserError(f"videos changed while {path} was made of them; run again when they are complete")
             names = {source.name(row) for row in rows}
             skipped = tuple(entry for entry in source.skipped if entry[0] in names)
-            notes = ShardNotes(**held, skipped=skipped, sources=sources, digest=_file_digest(draft))
+            notes = ShardNotes(**held, skipped=skipped, sources=sources, digest=digest_of(draft))
             write_json(shard_notes(out, shard), notes)
     except Busy:
         logging.info("%s is left to the process that is writing it", path)
@@ -351,7 +352,7 @@ class TokenCache:
             return ArrayRecordDataSource([str(shard) for shard in shards])
         except (RuntimeError, OSError):
             for shard in shards:
-                with _damage(shard):
+                with damage(shard):
                     ArrayRecordDataSource(str(shard))
             raise
 
@@ -375,14 +376,14 @@ class TokenCache:
 
     def __getitem__(self, row: int) -> TokenClip:
         shard = self._shards[min(int(np.searchsorted(self._ends, row, side="right")), len(self._shards) - 1)]
-        with _damage(shard):
+        with damage(shard):
             record = self._records[row]
         how = dict(grid=self.grid, coarse_grid=self.coarse_grid, top_fps=self.meta.top_fps, codes=self.codes)
         return unpack(record, **how, where=f"record {row} of {self.path}, in {shard.name},")
 
 
 @contextlib.contextmanager
-def _damage(shard: Path) -> Iterator[None]:
+def damage(shard: Path) -> Iterator[None]:
     """Turns what ArrayRecord says of a damaged file into a sentence."""
     try:
         yield

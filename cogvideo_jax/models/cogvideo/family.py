@@ -21,6 +21,14 @@ def open_folder(folder: Path, opening: Opening) -> Sampler:
     return CogVideoSampler(weights, opening)
 
 
+def check_folder(folder: Path) -> None:
+    """Opens everything in a folder of weights. Raises UserError if something is missing, damaged or does not fit."""
+    from cogvideo_jax.models.cogvideo.weights import WeightsFolder
+
+    weights = WeightsFolder(folder)
+    _ = weights.tokenizer, weights.text, weights.labels
+
+
 def random_sampler(size: str, opening: Opening) -> Sampler:
     """Random weights of a size, for benchmarks."""
     from cogvideo_jax.models.cogvideo.bench.sizes import RandomWeights
@@ -85,6 +93,7 @@ def _tasks() -> Mapping[str, Any]:
 FAMILY = Family(
     "cogvideo",
     open_folder,
+    check_folder,
     demo=Path(cogvideo_jax.__file__).parent / "demo_weights",
     random=random_sampler,
     sizes=SIZES,
