@@ -8,6 +8,10 @@ class UserError(ValueError):
     """One sentence: what is wrong, what was expected, what to do."""
 
 
+class Busy(UserError):
+    """Another process is writing the same file or folder."""
+
+
 class ConversionError(UserError):
     """A checkpoint that cannot be converted, and why."""
 

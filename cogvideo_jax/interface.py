@@ -8,7 +8,7 @@ A sampler turns a request into a list of steps. Running, the memory plan, the pr
 
 import abc
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -286,6 +286,18 @@ class Encoder(abc.ABC):
     fingerprint: str
 
     @abc.abstractmethod
+    def begin(self, out: Path, captions: Iterable[str], *, sizes: Sequence[int]) -> None:
+        """Checks before a clip is read that all will be well in the end.
+
+        Args:
+          out: folder of the cache.
+          captions: as far as they are known.
+          sizes: sides of the frames.
+        Raises:
+          UserError: names what will not.
+        """
+
+    @abc.abstractmethod
     def encode(self, frames: UInt8[np.ndarray, "T H W 3"]) -> np.ndarray:
         """Features of frames."""
 
@@ -329,11 +341,13 @@ class Family:
     Attributes:
       name: as in `pipeline.json` and in training configs.
       open: folder of weights, how -> sampler.
+      check: opens everything in a folder of weights. Raises UserError for what is missing, damaged or does not fit.
       demo: folder of the weights that come with the package, if any.
       random: size, how -> sampler with random weights, for benchmarks.
       sizes: that `random` knows.
       tasks: imports and returns what `cogvideo train` trains, by name; see `training.task`.
-      encoder: tokenizer weights, text model or None, its size -> what `cogvideo tokenize` encodes with.
+      encoder: tokenizer weights, text model or None, its size, whether it may replace another -> what `cogvideo
+        tokenize` encodes with.
       benchmarks: name -> what `cogvideo bench` measures.
       convert: foreign checkpoints <-> ours.
       assemble: trained parts -> a folder of weights.
@@ -341,6 +355,7 @@ class Family:
 
     name: str
     open: Callable[[Path, Opening], Sampler]
+    check: Callable[[Path], object]
     demo: Path | None = None
     random: Callable[[str, Opening], Sampler] | None = None
     sizes: tuple[str, ...] = ()

@@ -24,6 +24,7 @@ COMMANDS = {
     "evaluate": "how often the demo's videos show what was asked for",
     "convert": "released PyTorch weights <-> a folder of weights",
     "assemble": "join trained parts into a folder of weights",
+    "verify": "name what is damaged in weights, a token cache or a workdir",
     "bench": "speed, as a share of what this machine can do",
 }
 ISSUES = "the project's issue tracker"

@@ -6,8 +6,8 @@ stands in `cache_format.py`.
 
 import contextlib
 import hashlib
+import json
 import math
-import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -21,19 +21,22 @@ from cogvideo_jax.data import frame_rate
 from cogvideo_jax.data.cache_format import (
     META,
     PLAN,
-    Meta,
     Plan,
     ShardNotes,
     TokenClip,
+    join,
     pack,
+    read_meta,
+    read_notes,
     shard_notes,
     shard_path,
     unpack,
     write_json,
 )
 from cogvideo_jax.data.clips import Clip, ClipSource
-from cogvideo_jax.errors import UserError
+from cogvideo_jax.errors import Busy, UserError
 from cogvideo_jax.notation import Int, UInt8
+from cogvideo_jax.runtime.files import file_digest, reason, whole_file
 from cogvideo_jax.runtime.schemas import check, read_json
 
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
@@ -53,10 +56,12 @@ def write_token_cache(
     frames_per_call: int = 256,
     coarse_size: int | None = None,
     worker: tuple[int, int] = (0, 1),
+    replace: bool = False,
 ) -> "TokenCache | None":
-    """Encodes the clips of the source and returns the finished cache, or None while other workers have not finished.
+    """Encodes the clips of the source and returns the finished cache, or None while other processes have not finished.
 
-    Whole shards of an interrupted run are kept; damaged clips are skipped, counted and named in meta.json.
+    Shards of an earlier run are kept, unless they are damaged or their videos or captions have changed. Damaged clips
+    are skipped, counted and named in meta.json.
 
     Args:
       source: the clips.
@@ -69,59 +74,119 @@ def write_token_cache(
       coarse_size: also keep the ids of the frames made smaller, this many pixels a side: what super-resolution reads.
       worker: (index, count) of the workers that share the shards among them, each in a process of its own, on one host
         or on several that see the folder. The last to finish joins what all wrote.
+      replace: take the place of a cache of other settings.
     Raises:
-      UserError: the folder holds a cache of other settings, no clip could be used, or there is no such worker.
+      UserError: the folder holds a cache of other settings, no clip could be used, videos vanish, the disk is full, or
+        there is no such worker.
     """
     if not 0 <= worker[0] < worker[1]:
         raise UserError(f"worker {worker[0]} of {worker[1]}: workers are counted from 0")
     out = Path(out)
     asked = dict(fingerprint=fingerprint, top_fps=top_fps, clips_per_shard=clips_per_shard, coarse_size=coarse_size)
-    plan = check(asked | {"rows": len(source), "source": _digest(source)}, Plan, where="the plan of a token cache")
-    _agree_on(plan, out)
-    if (out / META).exists():
-        return TokenCache(out, fingerprint)
+    plan = check(asked | {"source": source.settings}, Plan, where="the plan of a token cache")
+    _agree_on(plan, out, replace=replace)
     starts = range(0, len(source), clips_per_shard)
     shards = [range(start, min(start + clips_per_shard, len(source))) for start in starts]
     index, count = worker
     with tqdm(total=sum(map(len, shards[index::count])), unit="clip", desc="tokenize", disable=None) as bar:
         for shard in range(index, len(shards), count):
-            if not shard_notes(out, shard).exists():
+            if _must_be_made(out, shard, _digest(source, shards[shard])):
                 clips = _readable(source, shards[shard], top_fps=top_fps)
                 encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
                 _write_shard(out, shard, encoded, source=source, rows=shards[shard])
             bar.update(len(shards[shard]))
             logging.info("tokenized shard %d of %d", shard + 1, len(shards))
-    missing = [shard for shard in range(len(shards)) if not shard_notes(out, shard).exists()]
+    missing = [shard for shard, rows in enumerate(shards) if not _is_made(out, shard, _digest(source, rows))]
     if missing:
         logging.info("%d shards are left to other workers", len(missing))
         return None
-    _write_meta(out, plan, shards=len(shards), source=source)
-    return TokenCache(out, fingerprint)
+    return _join(out, plan, shards=len(shards), source=source)
 
 
-def _digest(source: ClipSource) -> str:
-    names = "\n".join(source.name(row) for row in range(len(source)))
-    return hashlib.sha256(names.encode()).hexdigest()[:16]
-
-
-def _agree_on(plan: Plan, out: Path) -> None:
-    """Writes the plan, or checks that the one begun in this folder is the same."""
+def _agree_on(plan: Plan, out: Path, *, replace: bool) -> None:
+    """Writes the plan, or checks that the one begun in this folder is the same; else removes that cache, or refuses."""
     begun = out / PLAN
-    if begun.exists():
+    with contextlib.suppress(Busy):  # another worker begins, too
+        if not begun.exists():
+            return write_json(begun, plan, replace=False)
+    try:
         old = read_json(begun, Plan)
-        differing = [key for key, value in plan if getattr(old, key) != value]
-        if differing:
-            raise UserError(f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder")
-    else:
+        differing = [key for key, value in _flat(plan).items() if _flat(old).get(key) != value]
+    except UserError:
+        if not replace:
+            raise
+        differing = [PLAN]
+    if differing and not replace:
+        raise UserError(
+            f"{out} holds a token cache with another {', '.join(differing)}; choose a new folder, or pass --force to "
+            "make it anew"
+        )
+    if differing:
+        _remove_shards(out, first=0)
         write_json(begun, plan)
 
 
+def _flat(plan: Plan) -> dict[str, object]:
+    values = dict(plan)
+    return values | {f"source.{key}": value for key, value in values.pop("source").items()}
+
+
+def _remove_shards(out: Path, *, first: int) -> None:
+    """Removes the shards from `first` on, and says so."""
+    (out / META).unlink(missing_ok=True)
+    for path in sorted(out.glob("shard-[0-9]*")):
+        number = path.stem.removeprefix("shard-")
+        if number.isdecimal() and int(number) >= first:
+            logging.warning("removed %s, which is no part of this cache", path)
+            path.unlink()
+
+
+def _digest(source: ClipSource, rows: range) -> str:
+    """Of what a shard is made from. Raises UserError if some of it is gone."""
+    stamps = json.dumps([source.stamp(row) for row in rows])
+    return hashlib.sha256(stamps.encode()).hexdigest()[:16]
+
+
+def digest_of(path: Path) -> str:
+    """Of a shard's file, for its notes."""
+    return file_digest(path)[:16]
+
+
+def _is_made(out: Path, shard: int, sources: str) -> bool:
+    """Whether a shard has been made of these sources."""
+    try:
+        return shard_path(out, shard).exists() and read_json(shard_notes(out, shard), ShardNotes).sources == sources
+    except UserError:
+        return False
+
+
+def _must_be_made(out: Path, shard: int, sources: str) -> bool:
+    """Whether a shard is new, damaged or made of other sources; says why it is made again."""
+    path, notes = shard_path(out, shard), shard_notes(out, shard)
+    if not notes.exists():
+        return True
+    try:
+        found = read_json(notes, ShardNotes)
+        if found.sources == sources and found.digest == digest_of(path):
+            return False
+        said = "it is damaged" if found.sources == sources else "its videos or captions have changed"
+    except UserError as error:
+        said = str(error)
+    logging.warning("%s is made again: %s", path, said)
+    return True
+
+
 def _readable(source: ClipSource, rows: Iterable[int], *, top_fps: float) -> Iterator[Clip]:
-    """The clips of some rows at no more than `top_fps`; damaged ones are noted in source.skipped."""
+    """The clips of some rows at no more than `top_fps`; damaged ones are noted in source.skipped.
+
+    Raises:
+      UserError: a file is gone.
+    """
     for row in rows:
         try:
             clip = source[row]
         except ValueError as error:
+            source.stamp(row)  # a file that is gone ends the run
             source.skip(source.name(row), str(error))
             continue
         if clip.fps > top_fps:
@@ -161,6 +226,15 @@ def _encode_together(
         yield TokenClip(ids, clip.fps, clip.texts, clip.name, coarse_ids)
 
 
+def require_factor(size: int, *sides: int) -> None:
+    """Raises UserError for frames without pixels, or that cannot be made smaller to all these sides."""
+    if size < 1:
+        raise UserError(f"frames have sides of 1 pixel or more, not {size}")
+    for side in sides:
+        if side < 1 or size % side:
+            raise UserError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
+
+
 def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarray, "T side side 3"]:
     """Square frames made smaller by a whole factor: each pixel is the rounded mean of those that it covers.
 
@@ -168,57 +242,74 @@ def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarr
       UserError: `side` does not divide the frames' side.
     """
     count, size = frames.shape[:2]
-    if side < 1 or size % side:
-        raise UserError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
+    require_factor(size, side)
     factor = size // side
     blocks = frames.reshape(count, side, factor, side, factor, 3)
     return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
 def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range) -> None:
-    path = shard_path(out, shard)
-    part = path.with_suffix(".part")
-    writer = ArrayRecordWriter(str(part), "group_size:1")
+    """Writes a shard and its notes, unless another process is writing it."""
+    sources, path = _digest(source, rows), shard_path(out, shard)
+    try:
+        with whole_file(path, replace=True) as draft:
+            (out / META).unlink(missing_ok=True)  # of a cache that is being made again
+            held = _write_records(draft, encoded, shown=path)
+            if _digest(source, rows) != sources:
+                raise UserError(f"videos changed while {path} was made of them; run again when they are complete")
+            names = {source.name(row) for row in rows}
+            skipped = tuple(entry for entry in source.skipped if entry[0] in names)
+            notes = ShardNotes(**held, skipped=skipped, sources=sources, digest=digest_of(draft))
+            write_json(shard_notes(out, shard), notes)
+    except Busy:
+        logging.info("%s is left to the process that is writing it", path)
+
+
+def _write_records(draft: Path, encoded: Iterable[TokenClip], *, shown: Path) -> dict[str, int | float | None]:
+    """Writes clips to a file; returns their number and sizes for its notes."""
     clips, tokens, coarse_tokens, shortest = 0, 0, None, math.inf
+    with _disk_errors(shown):
+        writer = ArrayRecordWriter(str(draft), "group_size:1")
     try:
         for clip in encoded:
-            writer.write(pack(clip))
+            with _disk_errors(shown):
+                writer.write(pack(clip))
             clips, tokens = clips + 1, clip.frames.shape[1]
             coarse_tokens = None if clip.coarse is None else clip.coarse.shape[1]
             shortest = min(shortest, len(clip.frames) / clip.fps)
-    finally:
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # of a disk that is full
+            writer.close()
+        raise
+    with _disk_errors(shown):
         writer.close()
-    os.replace(part, path)
-    names = {source.name(row) for row in rows}
-    notes = ShardNotes(
-        clips=clips,
-        frame_tokens=tokens,
-        coarse_tokens=coarse_tokens,
-        skipped=tuple(entry for entry in source.skipped if entry[0] in names),
-        shortest_seconds=shortest if clips else None,
-    )
-    write_json(shard_notes(out, shard), notes)
+    sizes = dict(frame_tokens=tokens, coarse_tokens=coarse_tokens, shortest_seconds=shortest if clips else None)
+    return dict(clips=clips, **sizes)
 
 
-def _write_meta(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> None:
-    notes = [read_json(shard_notes(out, shard), ShardNotes) for shard in range(shards)]
-    full = [note for note in notes if note.clips]
-    damaged = [entry for note in notes for entry in note.skipped]
-    unlisted = [entry for entry in source.skipped if entry not in damaged]  # e.g. lines of captions.jsonl
-    if not full:
-        raise UserError(f"not one clip could be used: {[list(entry) for entry in damaged[:3]]}")
-    frame_tokens, coarse_tokens = full[0].frame_tokens, full[0].coarse_tokens
-    meta = Meta(
-        **dict(plan),
-        grid=math.isqrt(frame_tokens),
-        frame_tokens=frame_tokens,
-        coarse_grid=None if coarse_tokens is None else math.isqrt(coarse_tokens),
-        clips=sum(note.clips for note in notes),
-        clips_in_shard=tuple(note.clips for note in notes),
-        shortest_seconds=min(note.shortest_seconds for note in full),
-        skipped=tuple(unlisted + damaged),
-    )
-    write_json(out / META, meta)
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Turns what ArrayRecord says of a disk into a sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(f"{path} cannot be written: {reason(error).partition(';')[0]}") from error
+
+
+def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> "TokenCache | None":
+    """Writes meta.json if it is not there or says something else; None if another process is writing it."""
+    if shard_notes(out, shards).exists():  # of a source that had more clips
+        _remove_shards(out, first=shards)
+    meta = join(plan, read_notes(out), tuple(source.skipped))
+    try:
+        if not (out / META).exists() or read_meta(out) != meta:
+            write_json(out / META, meta)
+    except Busy:
+        return None
+    except UserError as error:
+        logging.warning("%s is made again: %s", META, error)
+        write_json(out / META, meta)
+    return TokenCache(out, plan.fingerprint)
 
 
 # Reading ---------------------------------------------------------------------------------------------
@@ -240,7 +331,7 @@ class TokenCache:
         self.path, self.codes = Path(path), codes
         if not (self.path / META).exists():
             raise UserError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
-        self.meta = read_json(self.path / META, Meta)
+        self.meta = read_meta(self.path)
         if fingerprint is not None and fingerprint != self.meta.fingerprint:
             made_by = self.meta.fingerprint
             raise UserError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
@@ -248,11 +339,22 @@ class TokenCache:
         missing = [shard.name for shard in shards if not shard.is_file()]
         if missing:
             raise UserError(f"{self.path} lacks {missing[0]} and {len(missing) - 1} more: tokenize again")
-        with self._damage():
-            self._records = ArrayRecordDataSource([str(shard) for shard in shards])
-            found = len(self._records)
-        if found != len(self):
-            raise UserError(f"{self.path} has {found} records, but {META} says {len(self)}: tokenize again")
+        self._shards = shards
+        self._ends = np.cumsum([clips for clips in self.meta.clips_in_shard if clips])
+        self._records = self._open(shards)
+        if len(self._records) != len(self):
+            raise UserError(
+                f"{self.path} has {len(self._records)} records, but {META} says {len(self)}: tokenize again"
+            )
+
+    def _open(self, shards: list[Path]) -> ArrayRecordDataSource:
+        try:
+            return ArrayRecordDataSource([str(shard) for shard in shards])
+        except (RuntimeError, OSError):
+            for shard in shards:
+                with damage(shard):
+                    ArrayRecordDataSource(str(shard))
+            raise
 
     @property
     def fingerprint(self) -> str:
@@ -273,16 +375,20 @@ class TokenCache:
         return self.meta.clips
 
     def __getitem__(self, row: int) -> TokenClip:
-        with self._damage():
+        shard = self._shards[min(int(np.searchsorted(self._ends, row, side="right")), len(self._shards) - 1)]
+        with damage(shard):
             record = self._records[row]
-        grids = dict(grid=self.grid, coarse_grid=self.coarse_grid)
-        return unpack(record, **grids, codes=self.codes, where=f"record {row} of {self.path}")
+        how = dict(grid=self.grid, coarse_grid=self.coarse_grid, top_fps=self.meta.top_fps, codes=self.codes)
+        return unpack(record, **how, where=f"record {row} of {self.path}, in {shard.name},")
 
-    @contextlib.contextmanager
-    def _damage(self) -> Iterator[None]:
-        """Turns what ArrayRecord says of damaged files into a sentence."""
-        try:
-            yield
-        except (RuntimeError, OSError) as error:
-            reason = str(error).partition(";")[0] or "it is cut short"
-            raise UserError(f"{self.path} is damaged ({reason[:200]}): tokenize again") from error
+
+@contextlib.contextmanager
+def damage(shard: Path) -> Iterator[None]:
+    """Turns what ArrayRecord says of a damaged file into a sentence."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        said = str(error).partition(";")[0] or "it is cut short"
+        raise UserError(
+            f"{shard} is damaged ({said[:200]}): run `cogvideo tokenize` again, which makes it anew"
+        ) from error

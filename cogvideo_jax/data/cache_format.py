@@ -1,13 +1,15 @@
 """What a token cache has on disk, and the schemas that everything read back from it passes.
 
 cache/
-  plan.json                     what the cache is made of; a second run must agree with it
+  plan.json                     settings; a second run must agree with them
   shard-00000.array_record      records: msgpack of {frames [T, N], coarse [T, n] if asked for, texts, fps, name}
-  shard-00000.json              written last: the shard is whole; clips in it, and what was skipped
-  meta.json                     written at the very end: the plan, grid, numbers of clips, skipped list
+  shard-00000.json              digests of the shard and of its sources, and what was skipped
+  meta.json                     written at the very end: the plan, and what the shards say together
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -15,6 +17,7 @@ import numpy as np
 from flax import serialization
 from pydantic import Field, ValidationError, model_validator
 
+from cogvideo_jax.data import frame_rate
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Int
 from cogvideo_jax.runtime.files import write_text
@@ -27,7 +30,9 @@ from cogvideo_jax.runtime.schemas import (
     Schema,
     Size,
     Text,
+    read_json,
     sentence,
+    shown,
 )
 
 PLAN, META = "plan.json", "meta.json"
@@ -46,29 +51,34 @@ class TokenClip(NamedTuple):
 
 
 class Plan(Schema):
-    """What a cache is made of; its fields are arguments of `write_token_cache`.
+    """Settings of a cache; its fields are arguments of `write_token_cache`.
 
     Attributes:
-      rows: of the source.
-      source: digest of their names.
+      source: settings of the clips' source.
     """
 
     fingerprint: Annotated[str, Field(min_length=1, max_length=100)]
     top_fps: FrameRate
     clips_per_shard: Positive
-    rows: NotNegative
-    source: Digest
+    source: dict[str, str]
     coarse_size: Size | None = None
 
 
 class ShardNotes(Schema):
-    """What one shard holds; sizes of no clip at all are 0 or None."""
+    """What one shard holds; sizes of no clip at all are 0 or None.
+
+    Attributes:
+      sources: digest of what it was made from: names, sizes, times of change and captions.
+      digest: of its file.
+    """
 
     clips: NotNegative
     frame_tokens: NotNegative
     coarse_tokens: Size | None = None
     skipped: Skipped
     shortest_seconds: PositiveFloat | None
+    sources: Digest
+    digest: Digest
 
     @model_validator(mode="after")
     def _clips_have_sizes(self) -> "ShardNotes":
@@ -85,6 +95,7 @@ class Meta(Plan):
     coarse_grid: Size | None = None
     clips: Positive
     clips_in_shard: tuple[NotNegative, ...]
+    digests: tuple[Digest, ...]
     shortest_seconds: PositiveFloat
     skipped: Skipped
 
@@ -95,6 +106,52 @@ class Meta(Plan):
         if sum(self.clips_in_shard) != self.clips:
             raise ValueError(f"clips_in_shard add up to {sum(self.clips_in_shard)}, not to clips, {self.clips}")
         return self
+
+
+def join(plan: Plan, notes: Sequence[ShardNotes], skipped: Skipped) -> Meta:
+    """What the shards of a plan say together.
+
+    Args:
+      skipped: rows that never became clips, such as damaged lines of captions.jsonl.
+
+    Raises:
+      UserError: the shards have no clip, or clips of different sizes.
+    """
+    full = [note for note in notes if note.clips]
+    damaged = [entry for note in notes for entry in note.skipped]
+    if not full:
+        raise UserError(f"not one clip could be used: {[list(entry) for entry in damaged[:3]]}")
+    if len({(note.frame_tokens, note.coarse_tokens) for note in full}) > 1:
+        raise UserError("the shards have clips of different token grids: tokenize again with --force")
+    known, frame_tokens, coarse_tokens = set(damaged), full[0].frame_tokens, full[0].coarse_tokens
+    return Meta(
+        **dict(plan),
+        grid=math.isqrt(frame_tokens),
+        frame_tokens=frame_tokens,
+        coarse_grid=None if coarse_tokens is None else math.isqrt(coarse_tokens),
+        clips=sum(note.clips for note in notes),
+        clips_in_shard=tuple(note.clips for note in notes),
+        digests=tuple(note.digest for note in notes),
+        shortest_seconds=min(note.shortest_seconds for note in full),
+        skipped=tuple([entry for entry in skipped if entry not in known] + damaged),
+    )
+
+
+def read_meta(folder: Path) -> Meta:
+    """meta.json of a finished cache. Raises UserError if it is damaged, or says anything else than the shards."""
+    meta = read_json(folder / META, Meta)
+    told = join(read_json(folder / PLAN, Plan), read_notes(folder), ())
+    differing = [name for name, value in told if name != "skipped" and getattr(meta, name) != value]
+    if differing:
+        said = f"{differing[0]} {shown(getattr(meta, differing[0]))}, its shards {shown(getattr(told, differing[0]))}"
+        raise UserError(f"{folder / META} says {said}: run `cogvideo tokenize` again")
+    return meta
+
+
+def read_notes(folder: Path) -> list[ShardNotes]:
+    """Notes of all shards, the first missing one ends them. Raises UserError if one is damaged."""
+    paths = (shard_notes(folder, shard) for shard in itertools.count())
+    return [read_json(path, ShardNotes) for path in itertools.takewhile(Path.exists, paths)]
 
 
 class _Record(Schema):
@@ -115,9 +172,9 @@ def shard_notes(out: Path, shard: int) -> Path:
     return out / f"shard-{shard:05d}.json"
 
 
-def write_json(path: Path, value: Schema) -> None:
-    """Writes a description, or replaces it."""
-    write_text(path, value.model_dump_json(indent=1), replace=True)
+def write_json(path: Path, value: Schema, *, replace: bool = True) -> None:
+    """Writes a description."""
+    write_text(path, value.model_dump_json(indent=1), replace=replace)
 
 
 def pack(clip: TokenClip) -> bytes:
@@ -133,13 +190,22 @@ def _smallest(ids: Int[np.ndarray, "T N"]) -> np.ndarray:
     return ids.astype(np.uint16 if fits else np.int32)
 
 
-def unpack(record: bytes, *, grid: int, coarse_grid: int | None, codes: int | None, where: str) -> TokenClip:
+def unpack(
+    record: bytes,
+    *,
+    grid: int,
+    coarse_grid: int | None,
+    codes: int | None,
+    where: str,
+    top_fps: float = math.inf,
+) -> TokenClip:
     """The clip of a record.
 
     Args:
       grid, coarse_grid: h = w of the token grids that the cache has.
       codes: C; ids must lie below it. None if it is not known.
       where: names the record in errors.
+      top_fps: frames/s of the cache.
 
     Raises:
       UserError: the record is damaged, or says something that no clip of this cache can be.
@@ -150,6 +216,8 @@ def unpack(record: bytes, *, grid: int, coarse_grid: int | None, codes: int | No
         raise UserError(f"{where} is damaged") from error
     clip = _checked(values, where)
     frames = _ids(clip.frames, tokens=grid**2, codes=codes, where=f"{where}: frames")
+    if clip.fps > top_fps * (1 + frame_rate.ROUNDING):
+        raise UserError(f"{where}: fps is {clip.fps}, in a cache of {top_fps} frames a second")
     if (clip.coarse is None) != (coarse_grid is None):
         raise UserError(f"{where}: coarse ids should {'not ' if coarse_grid is None else ''}be there")
     coarse = None

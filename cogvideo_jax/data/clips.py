@@ -6,7 +6,7 @@ A row that cannot be read raises ValueError; iteration skips such rows and recor
 
 import abc
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 from absl import logging
@@ -55,6 +55,19 @@ class ClipSource(abc.ABC):
     def name(self, row: int) -> str:
         """Name of a row, without reading it."""
 
+    @property
+    def settings(self) -> dict[str, str]:
+        """Settings that decide what is read of each clip."""
+        return {}
+
+    def captions(self) -> Iterable[str]:
+        """Captions that are known before a clip is read."""
+        return ()
+
+    def stamp(self, row: int) -> str:
+        """Differs if what a row is read from has changed. Raises UserError if that is gone."""
+        return self.name(row)
+
     @abc.abstractmethod
     def __getitem__(self, row: int) -> Clip:
         """Reads the clip of a row. Raises ValueError if it is damaged."""
@@ -72,9 +85,22 @@ class ClipSource(abc.ABC):
 
     def warn_of_skipped(self) -> None:
         """Logs one warning with the number and names of skipped rows."""
-        if self._skipped:
-            reasons = "; ".join(f"{name}: {reason}" for name, reason in self._skipped.items())
-            logging.warning("skipped %d: %s", len(self._skipped), reasons)
+        warn_of(self.skipped)
+
+
+def skip(source: Sequence[Clip] | ClipSource, row: int, error: ValueError) -> None:
+    """Says at once that a row cannot be read, and records it."""
+    name = f"row {row}"
+    if isinstance(source, ClipSource):
+        name = source.name(row)
+        source.skip(name, str(error))
+    logging.warning("skipped %s: %s", name, error)
+
+
+def warn_of(skipped: Sequence[tuple[str, str]]) -> None:
+    """Logs one warning with the number, names and reasons of what was skipped."""
+    if skipped:
+        logging.warning("skipped %d: %s", len(skipped), "; ".join(f"{name}: {reason}" for name, reason in skipped))
 
 
 class ReadableClips:
@@ -100,7 +126,7 @@ class ReadableClips:
                     return self._keep(candidate, self.source[candidate])
                 except ValueError as error:
                     self._damaged.add(candidate)
-                    logging.warning("skipped a clip: %s", error)
+                    skip(self.source, candidate, error)
         raise UserError(f"none of {len(self)} clips can be read")
 
     def _keep(self, row: int, clip: Clip) -> Clip:

@@ -7,9 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from absl import logging
-
-from cogvideo_jax.data.clips import ClipSource
+from cogvideo_jax.data.clips import ClipSource, skip
 from cogvideo_jax.errors import UserError
 
 MOST_CLIPS = 256  # clips that validation reads; a cache of millions is not searched to its end
@@ -52,7 +50,7 @@ def held_out_clips(source: Sequence[Any], *, share: float, most: int) -> list[An
         try:
             clip = source[row]
         except ValueError as error:
-            logging.warning("skipped a clip: %s", error)
+            skip(source, row, error)
             continue
         if is_held_out(clip.name, share):
             clips.append(clip)

@@ -44,6 +44,13 @@ class LabelledSource(ClipSource):
         self.labels = builder.info.features["label"].names
         self.records = builder.as_data_source(split)
 
+    @property
+    def settings(self) -> dict[str, str]:
+        return {"set": self.set, "split": self.split, "size": str(self.size)}
+
+    def captions(self) -> list[str]:
+        return [words_of(label) for label in self.labels]
+
     def __len__(self) -> int:
         return len(self.records)
 

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 from absl import logging
 
-from cogvideo_jax.errors import UserError
+from cogvideo_jax.errors import Busy, UserError
 
 SMALL_FILE = 64 << 20  # bytes; a larger description is no description
 LONGEST_NAME = 240  # bytes of a file's name, which gets a draft beside it
@@ -125,7 +125,7 @@ def whole_file(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb+") as own:
             _lock(own.fileno(), f"another process is writing {path}")
             if not _is_named(own.fileno(), draft):
-                raise UserError(f"another process has just written {path}")
+                raise Busy(f"another process has just written {path}")
             try:
                 own.truncate(0)  # what a kill has left
                 yield draft
@@ -235,7 +235,7 @@ def _lock(handle: int, refusal: str) -> None:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
-        raise UserError(refusal) from error
+        raise Busy(refusal) from error
     except OSError as error:  # a network disk without locks
         logging.warning("no locks on this disk (%s): do not write there from two processes", error.strerror)
 

@@ -11,7 +11,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.files import require_regular_file
-from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, require_finite, write_stream
+from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf, require_finite, write_stream
 from cogvideo_jax.runtime.schemas import parse_json
 
 T = TypeVar("T")
@@ -49,6 +49,12 @@ def read_description(path: str | Path, schema: type[T] = dict) -> tuple[dict[str
     """
     leaves, metadata = read_header(path)
     return leaves, _parsed(path, metadata, schema)
+
+
+def require_whole(path: str | Path) -> None:
+    """Reads a file to its end, an array at a time. Raises UserError if it is damaged or has NaN."""
+    for name in read_description(path)[0]:
+        require_finite(read_leaf(path, name), name=name, path=path)
 
 
 def _parsed(path: str | Path, metadata: dict[str, str], schema: type[T]) -> T:

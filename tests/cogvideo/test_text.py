@@ -80,5 +80,5 @@ def test_the_same_sentences_give_the_same_model(model):
 def test_what_is_no_text_model_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not a SentencePiece model"):
         TextTokenizer(b"no model", image_codes=10)
-    with pytest.raises(ValueError, match="cannot be read"):
+    with pytest.raises(ValueError, match="does not exist"):
         TextTokenizer.from_file(tmp_path / "none.model", image_codes=10)

@@ -156,12 +156,19 @@ def test_no_row_of_whatever_kind_stops_the_others(tmp_path):
     assert len(source) == 1 and len(source.skipped) == 4
     assert dict(source.skipped)["captions.jsonl line 5"] == "the line: file is {}; it should be a text"
     (tmp_path / "captions.jsonl").unlink()
-    (tmp_path / "captions.csv").write_text("label,youtube_id,time_start,time_end\na lion,xYz\na,b,1e400,2\n")
+    (tmp_path / "captions.csv").write_text("label,youtube_id,time_start,time_end\na,b,1e400,2\na lion,xYz\n")
     with pytest.raises(ValueError, match="line 2: times must be whole seconds"):
         FolderSource(tmp_path, size=16)
 
 
-def test_a_line_without_an_end_is_refused(tmp_path):
-    (tmp_path / "captions.jsonl").write_bytes(b"x" * (1 << 20))
-    with pytest.raises(ValueError, match="line 1 has 1048576 bytes or more"):
+def test_a_line_that_is_no_caption_is_skipped_and_one_without_an_end_refused(tmp_path):
+    write_gif(tmp_path / "a.gif", grey_clip(8), fps=8)
+    row = '{"file": "a.gif", "text": "a lion"}'
+    write_rows(tmp_path, [row, "x" * (2 << 20), row])
+    source = FolderSource(tmp_path, size=16)
+    assert len(source) == 2
+    assert source.skipped == [("captions.jsonl line 2", "it has 1048576 characters or more, which is no caption")]
+    with (tmp_path / "captions.jsonl").open("r+b") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ValueError, match="line 3 has no end"):
         FolderSource(tmp_path, size=16)

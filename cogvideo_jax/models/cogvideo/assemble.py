@@ -13,6 +13,7 @@ from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_pl
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.models.cogvideo.weights import LABELS, TEXT_MODEL, WeightsFolder, read_labels
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime import digests
 from cogvideo_jax.runtime.files import read_bytes, whole_file, whole_folder, write_bytes
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 
@@ -44,11 +45,12 @@ def assemble(
         add_text_model(text_model, folder)
         write_sampling_config(folder / FILE, read_sampling_config(Path(sampling_config)))
         WeightsFolder(folder)
+        digests.note_digests(folder)
     return out
 
 
 def _is_assembled(name: str) -> bool:
-    return name in (FILE, TEXT_MODEL) or name.endswith(".safetensors")
+    return name in (FILE, TEXT_MODEL, digests.FILE) or name.endswith(".safetensors")
 
 
 def save_part(out: Path, part: str, tree: PyTree, description: dict) -> None:

@@ -21,6 +21,14 @@ def open_folder(folder: Path, opening: Opening) -> Sampler:
     return CogVideoSampler(weights, opening)
 
 
+def check_folder(folder: Path) -> None:
+    """Opens everything in a folder of weights. Raises UserError if something is missing, damaged or does not fit."""
+    from cogvideo_jax.models.cogvideo.weights import WeightsFolder
+
+    weights = WeightsFolder(folder)
+    _ = weights.tokenizer, weights.text, weights.labels
+
+
 def random_sampler(size: str, opening: Opening) -> Sampler:
     """Random weights of a size, for benchmarks."""
     from cogvideo_jax.models.cogvideo.bench.sizes import RandomWeights
@@ -31,11 +39,11 @@ def random_sampler(size: str, opening: Opening) -> Sampler:
     return CogVideoSampler(weights, opening)
 
 
-def open_encoder(tokenizer: str, *, text_model: str | None, text_pieces: int) -> Encoder:
+def open_encoder(tokenizer: str, *, text_model: str | None, text_pieces: int, replace: bool) -> Encoder:
     """The image tokenizer, and the text model that goes with its caches."""
     from cogvideo_jax.models.cogvideo.text_model import CodeEncoder
 
-    return CodeEncoder(tokenizer, text_model=text_model, text_pieces=text_pieces)
+    return CodeEncoder(tokenizer, text_model=text_model, text_pieces=text_pieces, replace=replace)
 
 
 def _add_convert_arguments(parser: Any) -> None:
@@ -85,6 +93,7 @@ def _tasks() -> Mapping[str, Any]:
 FAMILY = Family(
     "cogvideo",
     open_folder,
+    check_folder,
     demo=Path(cogvideo_jax.__file__).parent / "demo_weights",
     random=random_sampler,
     sizes=SIZES,

@@ -21,6 +21,9 @@ NEWLINE = "<n>"
 GUIDANCE_TEXT = "视频"  # "video": the unconditional text of classifier-free guidance
 FIRST_FRAME_SUFFIX = " 高清摄影"  # "high-definition photograph": asks the base for a clip's first frame
 INTERVALS_A_SECOND = 4.0  # a clip of five frames spans four intervals: duration = 4 / fps
+NORMALIZATION = "nmt_nfkc_cf"  # SentencePiece's name for: NFKC, case folded
+BYTES, SPECIAL = 256, 5  # pieces of every model: bytes, and <unk>, <s>, </s>, <pad>, <n>
+WORD_START = "\u2581"
 _HAN = re.compile("[\u4e00-\u9fff]")
 _BORDER = "\u241f"  # the sign for "unit separator"; marks forced piece borders while a model is fitted
 
@@ -111,6 +114,13 @@ def left_pad_text(
     return padded, mask
 
 
+def fewest_pieces(sentences: Iterable[str]) -> int:
+    """Size of the smallest model that has every character of the sentences as a piece."""
+    normalizer = sentencepiece.SentencePieceNormalizer(rule_name=NORMALIZATION)
+    characters = {WORD_START}.union(*map(normalizer.Normalize, sentences))
+    return len(characters - {_BORDER}) + BYTES + SPECIAL
+
+
 def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
     """Trains a small SentencePiece model (BPE, byte fallback, case folded) and returns it serialised.
 
@@ -131,7 +141,7 @@ def fit_text_model(sentences: Iterable[str], *, pieces: int) -> bytes:
         hard_vocab_limit=False,
         byte_fallback=True,
         character_coverage=1.0,
-        normalization_rule_name="nmt_nfkc_cf",
+        normalization_rule_name=NORMALIZATION,
         pad_id=3,
         pad_piece="<pad>",
         user_defined_symbols=[NEWLINE],

@@ -93,6 +93,7 @@ class TokenizerTask(Task):
     def export(self, state: VQState, path: Path) -> None:
         description = {"kind": "tokenizer", "config": dataclasses.asdict(self.config.model)}
         export(path, self._weights(state), description)
+        self._source.warn_of_skipped()
 
     def sample(self, state: VQState) -> list[Sample]:
         """Pictures of two halves: a frame, held out if any are, and its reconstruction."""
@@ -120,10 +121,12 @@ def any_frame(clip: Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def open_frames(config: TokenizerConfig) -> ClipSource:
-    """The clips that a config names; a drawn set is drawn first."""
+    """The clips that a config names; a drawn set is drawn first. Rows without a clip are named."""
     arguments = dataclasses.asdict(config.data)
     del arguments["frames_per_clip"]
-    return open_source(**arguments)
+    source = open_source(**arguments)
+    source.warn_of_skipped()
+    return source
 
 
 def check_files(config: TokenizerConfig) -> None:

@@ -1,0 +1,66 @@
+"""`cogvideo verify`: names what is damaged in a folder that the other commands wrote."""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from cogvideo_jax.cli import options as shared
+from cogvideo_jax.errors import UserError
+
+
+def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    """The options of `cogvideo verify`."""
+    parser.description = "Reads everything, prints a line for each damaged file, and ends with status 0 or 2."
+    parser.add_argument("folder", help="weights, a token cache, or the workdir of a training")
+    parser.set_defaults(run=run)
+
+
+def run(options: Namespace, rest: list[str]) -> int:
+    """Prints a line for everything that is damaged."""
+    folder = Path(options.folder)
+    found = [kind for kind, names in NAMES.items() if any(any(folder.glob(name)) for name in names)]
+    if not found:
+        raise UserError(f"{folder} is no folder of weights, no token cache and no workdir of a training")
+    damages = list(dict.fromkeys(CHECKS[found[0]](folder)))
+    print(*damages or [f"{folder}: {found[0]}, whole"], sep="\n")
+    return 2 if damages else 0
+
+
+def _cache(folder: Path) -> Iterator[str]:
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
+    from cogvideo_jax.data.cache_check import damages
+
+    yield from damages(folder)
+
+
+def _workdir(folder: Path) -> Iterator[str]:
+    shared.require_extra("train", shared.TRAINING_LIBRARIES)
+    from cogvideo_jax.cli.train import tasks_of
+    from cogvideo_jax.training.workdir import damages
+
+    yield from damages(folder, tasks_of)
+
+
+def _weights(folder: Path) -> Iterator[str]:
+    from cogvideo_jax.models import registry
+    from cogvideo_jax.runtime.digests import check_digests
+    from cogvideo_jax.runtime.weights import require_whole
+
+    checks = [lambda path=path: require_whole(path) for path in sorted(folder.glob("*.safetensors"))]
+    try:
+        yield from check_digests(folder)
+    except UserError as error:
+        yield str(error)
+    for check in (*checks, lambda: registry.family_of(folder).check(folder)):
+        try:
+            check()
+        except UserError as error:
+            yield str(error)
+
+
+NAMES = {  # what tells the kinds of folders apart
+    "a token cache": ("plan.json", "meta.json", "shard-*"),
+    "the workdir of a training": ("checkpoints", "config.json", "metrics.jsonl"),
+    "a folder of weights": ("pipeline.json", "SHA256SUMS", "*.safetensors"),
+}
+CHECKS = dict(zip(NAMES, (_cache, _workdir, _weights)))
