@@ -1,12 +1,13 @@
 """Videos and pictures on disk <-> uint8 frames [T, H, W, 3].
 
-PyAV reads mp4, webm and the like; Pillow reads gif, animated webp (which PyAV cannot decode) and png, with transparency
-over white. Reading follows timestamps, so any frame rate, even a variable one, is resampled to the requested one.
+Files are read as a player shows them: upright, with square pixels, transparency over white, HDR tone-mapped. Reading
+follows timestamps, so any frame rate, even a variable one, is resampled to the requested one.
 """
 
-import contextlib
 import math
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,16 +16,25 @@ from PIL import Image, ImageDraw
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import UInt8
-from cogvideo_jax.runtime.files import reason, whole_file
+from cogvideo_jax.runtime.decoding import Shown, moving_pictures, still_picture
+from cogvideo_jax.runtime.files import open_input, reason, whole_file
+from cogvideo_jax.runtime.pictures import fit_square as fit_square
 
 Frames = UInt8[np.ndarray, "T H W 3"]
-Shown = tuple[float, float, Image.Image]  # start and end of display in seconds, and the picture
 
-PILLOW_SUFFIXES = (".gif", ".webp", ".png", ".apng")
-READ_ERRORS = (OSError, ValueError, EOFError, SyntaxError, IndexError)
+READ_ERRORS = (
+    OSError,
+    ValueError,
+    EOFError,
+    SyntaxError,
+    LookupError,
+    ArithmeticError,
+    TypeError,
+    MemoryError,
+    struct.error,
+)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
-DEFAULT_DURATION = 0.1  # seconds; browsers show a gif frame without a duration for this long
 LABEL_HEIGHT = 14
 SHEET_GREY = (128, 128, 128)
 
@@ -36,108 +46,52 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
     """Frames shown at times 0, 1/fps, 2/fps, ... up to and including `max_seconds`.
 
     Args:
-      path: a video, gif or animated webp.
+      path: a video, gif, animated webp, png or avif; its content tells which.
       fps: frames/s of the result; frames of the file are dropped or repeated.
       max_seconds: later frames are not read.
       size: side of the square result (see `fit_square`); None keeps the picture's size.
     Raises:
       UserError: the file cannot be read or has no frames.
     """
-    if not fps > 0 or not max_seconds >= 0:
+    if not 0 < fps < math.inf or not max_seconds >= 0:
         raise UserError(f"fps must be positive and max_seconds not negative, got {fps} and {max_seconds}")
-    path = Path(path)
-    shown = _shown_by_pillow(path) if path.suffix.lower() in PILLOW_SUFFIXES else _shown_by_av(path)
-    try:
-        with contextlib.closing(shown):
-            pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
-    except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read video {path}: {reason(error)}") from error
-    if not pictures:
-        raise UserError(f"cannot read video {path}: it has no frames")
-    return np.stack(pictures)
+    with open_input(path) as file, _said(f"cannot read video {path}"), closing(moving_pictures(file)) as shown:
+        pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
+        if not pictures:
+            raise UserError("it has no frames")
+        return np.stack(pictures)
 
 
 def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray, "H W 3"]:
-    """Pixels of a picture, with transparency over white; `size` as in `read_video`.
+    """Pixels of a picture as a viewer shows it, the first of several; `size` as in `read_video`.
 
     Raises:
       UserError: the file cannot be read.
     """
+    with open_input(path) as file, _said(f"cannot read image {path}"):
+        return still_picture(file, size=size)
+
+
+@contextmanager
+def _said(failure: str) -> Iterator[None]:
+    """The libraries' own errors as sentences."""
     try:
-        with Image.open(path) as image:
-            return _pixels(_over_white(image), size)
+        yield
     except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"cannot read image {path}: {reason(error)}") from error
-
-
-def fit_square(image: Image.Image, size: int) -> Image.Image:
-    """Resizes the shorter side to `size` and crops the middle square."""
-    width, height = image.size
-    scale = size / min(width, height)
-    image = image.resize((max(size, round(width * scale)), max(size, round(height * scale))), Image.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
+        raise UserError(f"{failure}: {reason(error)}") from error
 
 
 def _at_rate(shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None) -> Iterator[np.ndarray]:
     """Pixels on the screen at 0, 1/fps, 2/fps, ..."""
     count = 0
-    for _, until, picture in shown:
+    for _, until, draw in shown:
         pixels = None
         while count / fps < until - TIMESTAMP_ROUNDING:
             if count / fps > max_seconds + TIMESTAMP_ROUNDING:
                 return
-            pixels = _pixels(picture, size) if pixels is None else pixels
+            pixels = draw(size=size) if pixels is None else pixels
             yield pixels
             count += 1
-
-
-def _shown_by_av(path: Path) -> Iterator[Shown]:
-    """Pictures of a video; each is shown until the next, the last for one interval of the average rate."""
-    import av  # lazily: PyAV is needed for videos only
-
-    try:
-        yield from _decoded(av, path)
-    except av.error.FFmpegError as error:
-        raise UserError(reason(error)) from error
-
-
-def _decoded(av, path: Path) -> Iterator[Shown]:
-    with av.open(str(path)) as container:
-        if not container.streams.video:
-            raise UserError("it has no video stream")
-        stream = container.streams.video[0]
-        interval = float(1 / stream.average_rate) if stream.average_rate else DEFAULT_DURATION
-        first = start = picture = None
-        for frame in container.decode(stream):
-            time = frame.time if frame.time is not None else (start or 0.0) + interval
-            first = time if first is None else first
-            if picture is not None:
-                yield start, time - first, picture
-            start, picture = time - first, frame.to_image()
-        if picture is not None:
-            yield start, start + interval, picture
-
-
-def _shown_by_pillow(path: Path) -> Iterator[Shown]:
-    """Pictures of a gif, webp or png with the durations in the file."""
-    with Image.open(path) as image:
-        start = 0.0
-        for index in range(getattr(image, "n_frames", 1)):
-            image.seek(index)
-            picture = _over_white(image)
-            until = start + (image.info.get("duration", 0) / 1000 or DEFAULT_DURATION)
-            yield start, until, picture
-            start = until
-
-
-def _over_white(image: Image.Image) -> Image.Image:
-    layer = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
-
-
-def _pixels(image: Image.Image, size: int | None) -> UInt8[np.ndarray, "H W 3"]:
-    return np.asarray(image if size is None else fit_square(image, size))
 
 
 # Writing ------------------------------------------------------------------------------------------
@@ -222,23 +176,18 @@ def _grid(clip: Frames, columns: int) -> Image.Image:
     return grid
 
 
-@contextlib.contextmanager
+@contextmanager
 def _written(path: str | Path, replace: bool) -> Iterator[Path]:
     """`whole_file`, with the libraries' own errors as sentences."""
-    with whole_file(path, replace=replace) as draft:
-        try:
-            yield draft
-        except READ_ERRORS as error:
-            if isinstance(error, UserError | OSError):
-                raise
-            raise UserError(f"{path} cannot be written: {reason(error)}") from error
+    with whole_file(path, replace=replace) as draft, _said(f"{path} cannot be written"):
+        yield draft
 
 
 def _checked(frames: Frames, fps: float) -> Frames:
     frames = np.asarray(frames)
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or frames.size == 0:
         raise UserError(f"frames must be uint8 [T, H, W, 3], got {frames.dtype} {list(frames.shape)}")
-    if not fps > 0:
+    if not 0 < fps < math.inf:
         raise UserError(f"fps must be positive, got {fps}")
     return frames
 
