@@ -8,6 +8,7 @@ import io
 import math
 import pickletools
 import re
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -16,7 +17,7 @@ import numpy as np
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.runtime.schemas import shown
 
-LARGEST = 4 << 20  # bytes of a pickle; one of a thousand tensors has about 200 kB
+LARGEST = 1 << 20  # bytes of a pickle; one of a thousand tensors has about 200 kB
 TYPES = {
     "HalfStorage": np.dtype(np.float16),
     "BFloat16Storage": np.dtype(ml_dtypes.bfloat16),
@@ -39,6 +40,10 @@ BOOKKEEPING = (
     "numpy.dtype",
     "_codecs.encode",
     "argparse.Namespace",
+    "builtins.bytearray",
+    "builtins.complex",
+    "builtins.set",
+    "collections.Counter",
     "torch.Size",
     "torch.device",
     "torch.bfloat16",
@@ -81,10 +86,8 @@ class _Mark:
 
 STAND_IN = object()  # for bookkeeping, which is not needed
 MARK = _Mark()
-SKIPPED = {"PROTO", "FRAME"}
-EMPTY = {"EMPTY_DICT": dict, "EMPTY_LIST": list, "EMPTY_TUPLE": tuple}
-VALUES = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": MARK}
-TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+PLAIN = (bool, int, float, str, bytes)
+CALLS = {"EXT1", "EXT2", "EXT4", "INST", "PERSID"}  # opcodes whose argument names something else
 
 
 class Pickled(NamedTuple):
@@ -119,66 +122,53 @@ class _Reader:
 
     def step(self, opcode: str, argument: Any) -> None:
         """Follows one opcode."""
-        match opcode:
-            case "STOP":
-                pass
-            case name if name in SKIPPED:
-                pass
-            case name if name in EMPTY:
-                self._stack.append(EMPTY[name]())
-            case name if name in VALUES:
-                self._stack.append(VALUES[name])
-            case "TUPLE":
-                self._stack.append(tuple(self._marked()))
-            case name if name in TUPLES:
-                self._stack.append(tuple([self.pop() for _ in range(TUPLES[name])][::-1]))
-            case "SETITEM":
-                value, key = self.pop(), self.pop()
-                self._put([key, value])
-            case "SETITEMS":
-                self._put(self._marked())
-            case "APPEND":
-                self._extend([self.pop()])
-            case "APPENDS":
-                self._extend(self._marked())
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                self._memo[argument] = self._stack[-1]
-            case "MEMOIZE":
-                self._memo[len(self._memo)] = self._stack[-1]
-            case "GET" | "BINGET" | "LONG_BINGET":
-                self._stack.append(self._memo[argument])
-            case "GLOBAL":
-                self._stack.append(self._known(argument.replace(" ", ".")))
-            case "STACK_GLOBAL":
-                name, module = self.pop(), self.pop()
-                self._stack.append(self._known(".".join((module, name))))
-            case "BINPERSID":
-                self._stack.append(self._storage(*self.pop()))
-            case "REDUCE" | "NEWOBJ":
-                arguments, name = self.pop(), self.pop()
-                self._stack.append(self._made(name, *arguments))
-            case "BUILD":
-                self.pop()  # attributes of an ordered dict or a stand-in
-            case _ if type(argument) in (bool, int, float, str, bytes):
-                self._stack.append(argument)
-            case _:
-                raise ConversionError(f"{self._label} is refused: its pickle has {opcode}, which weights do not need")
+        if opcode in ACTIONS:
+            ACTIONS[opcode](self, argument)
+        elif type(argument) in PLAIN and opcode not in CALLS:
+            self.push(argument)
+        else:
+            raise ConversionError(f"{self._label} is refused: its pickle has {opcode}, which weights do not need")
 
-    def _marked(self) -> list:
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def join(self, count: int | None) -> None:
+        """Makes the last values a tuple, those above the last mark for None."""
+        self.push(tuple(self.marked() if count is None else [self.pop() for _ in range(count)][::-1]))
+
+    def marked(self) -> list:
         """Everything above the last mark."""
         values = []
         while (value := self.pop()) is not MARK:
             values.append(value)
         return values[::-1]
 
-    def _put(self, pairs: list) -> None:
-        target = self._stack[-1]
-        if target is not STAND_IN:
-            target.update(_table(zip(pairs[::2], pairs[1::2], strict=True)))
+    def keep(self, place: int | None) -> None:
+        """Keeps the last value in the memo, in the next place for None."""
+        self._memo[len(self._memo) if place is None else place] = self._stack[-1]
 
-    def _extend(self, values: list) -> None:
+    def recall(self, place: int) -> None:
+        self.push(self._memo[place])
+
+    def put(self, pairs: list) -> None:
+        """Fills the dict on the stack with keys and values in turn."""
+        if self._stack[-1] is not STAND_IN:
+            self._stack[-1].update(_table(zip(pairs[::2], pairs[1::2], strict=True)))
+
+    def extend(self, values: list) -> None:
         if self._stack[-1] is not STAND_IN:
             self._stack[-1].extend(values)
+
+    def name(self, words: Iterable[str]) -> None:
+        self.push(self._known(".".join(words)))
+
+    def persistent(self) -> None:
+        self.push(self._storage(*self.pop()))
+
+    def call(self) -> None:
+        """Stands for a call of the name below its arguments."""
+        arguments, name = self.pop(), self.pop()
+        self.push(self._made(name, *arguments))
 
     def _known(self, name: str) -> _Name:
         rebuilt = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
@@ -245,3 +235,38 @@ def _table(pairs: Any = ()) -> dict:
             raise TypeError(f"a key of type {type(key)}")
         table[key] = value
     return table
+
+
+ACTIONS: dict[str, Callable[[_Reader, Any], Any]] = {
+    "PROTO": lambda reader, _: None,
+    "FRAME": lambda reader, _: None,
+    "STOP": lambda reader, _: None,
+    "NONE": lambda reader, _: reader.push(None),
+    "NEWTRUE": lambda reader, _: reader.push(True),
+    "NEWFALSE": lambda reader, _: reader.push(False),
+    "MARK": lambda reader, _: reader.push(MARK),
+    "EMPTY_DICT": lambda reader, _: reader.push({}),
+    "EMPTY_LIST": lambda reader, _: reader.push([]),
+    "EMPTY_TUPLE": lambda reader, _: reader.push(()),
+    "TUPLE": lambda reader, _: reader.join(None),
+    "TUPLE1": lambda reader, _: reader.join(1),
+    "TUPLE2": lambda reader, _: reader.join(2),
+    "TUPLE3": lambda reader, _: reader.join(3),
+    "SETITEM": lambda reader, _: reader.put([reader.pop(), reader.pop()][::-1]),
+    "SETITEMS": lambda reader, _: reader.put(reader.marked()),
+    "APPEND": lambda reader, _: reader.extend([reader.pop()]),
+    "APPENDS": lambda reader, _: reader.extend(reader.marked()),
+    "PUT": _Reader.keep,
+    "BINPUT": _Reader.keep,
+    "LONG_BINPUT": _Reader.keep,
+    "MEMOIZE": _Reader.keep,
+    "GET": _Reader.recall,
+    "BINGET": _Reader.recall,
+    "LONG_BINGET": _Reader.recall,
+    "GLOBAL": lambda reader, name: reader.name(name.split()),
+    "STACK_GLOBAL": lambda reader, _: reader.name([reader.pop(), reader.pop()][::-1]),
+    "BINPERSID": lambda reader, _: reader.persistent(),
+    "REDUCE": lambda reader, _: reader.call(),
+    "NEWOBJ": lambda reader, _: reader.call(),
+    "BUILD": lambda reader, _: reader.pop(),  # attributes of an ordered dict or a stand-in
+}

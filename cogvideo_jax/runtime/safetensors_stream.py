@@ -78,7 +78,7 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
             return leaves, file.metadata() or {}
     except KeyError as error:
         raise UserError(f"{path} has an array of type {error}, which is not supported") from error
-    except (safetensors.SafetensorError, OSError) as error:
+    except (safetensors.SafetensorError, OSError, MemoryError) as error:  # of a file that claims too much
         raise UserError(f"{path} is not a safetensors file, or it is damaged") from error
 
 

@@ -69,7 +69,7 @@ def save_part(out: Path, part: str, tree: PyTree, description: dict) -> None:
 def add_text_model(source: str | Path, folder: str | Path, *, replace: bool = False) -> Path:
     """Copies a SentencePiece model into a folder of weights. Raises UserError if it is not one, or one is there."""
     model, target = read_bytes(source), Path(folder) / TEXT_MODEL
-    TextTokenizer(model, image_codes=1)
+    TextTokenizer(model, image_codes=1, name=str(source))
     write_bytes(target, model, replace=replace)
     return target
 

@@ -34,25 +34,26 @@ class TextTokenizer:
     Args:
       model: the serialised model.
       image_codes: C.
+      name: of the model in errors.
 
     Raises:
       UserError: `model` is not a SentencePiece model, or lacks `<pad>` or `<n>`.
     """
 
-    def __init__(self, model: bytes, *, image_codes: int):
+    def __init__(self, model: bytes, *, image_codes: int, name: str = "the text model"):
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
         except RuntimeError as error:
-            raise UserError("the text model is not a SentencePiece model") from error
+            raise UserError(f"{name} is not a SentencePiece model") from error
         self.vocabulary = Vocabulary(image_codes, self._pieces.GetPieceSize())
-        self.pad_id = self._special("<pad>")
-        self.newline_id = self._special(NEWLINE)
+        self.pad_id = self._special("<pad>", name)
+        self.newline_id = self._special(NEWLINE, name)
 
     @classmethod
     def from_file(cls, path: str | Path, *, image_codes: int) -> "TextTokenizer":
         """Reads `*.model`. Raises UserError if it is missing or not a model."""
-        return cls(read_bytes(path), image_codes=image_codes)
+        return cls(read_bytes(path), image_codes=image_codes, name=str(path))
 
     def encode(self, text: str) -> list[int]:
         """Ids of one part of a text."""
@@ -79,10 +80,10 @@ class TextTokenizer:
         }
         return sorted(several | signs)
 
-    def _special(self, piece: str) -> int:
+    def _special(self, piece: str, name: str) -> int:
         found = self._pieces.PieceToId(piece)
         if self._pieces.IdToPiece(found) != piece:
-            raise UserError(f"the text model has no piece {piece}")
+            raise UserError(f"{name} has no piece {piece}")
         return self.vocabulary.text_id(found)
 
 

@@ -3,6 +3,7 @@
 import argparse
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import ml_dtypes
@@ -124,6 +125,12 @@ def test_random_states_and_arguments_beside_the_weights_do_no_harm(tmp_path):
     made = official(STAGE1)
     beside = {"iteration": 6000, "np_rng_state": np.random.RandomState(0).get_state(), "lr_scheduler": {"lr": 1e-4}}
     beside |= {"args": argparse.Namespace(layers=4), "torch_rng_state": torch.get_rng_state()}
+    beside |= {
+        "milestones": Counter([1, 2]),
+        "names": {"a", "b"},
+        "shapes": [torch.Size([1, 2])],
+        "type": torch.float16,
+    }
     convert(write_sat(tmp_path / "sat", [made.arrays], made.settings, beside=beside), tmp_path / "ours")
     assert_same_bits(read_sat(convert_back(tmp_path / "ours", tmp_path / "back", part="stage1")), made.arrays)
 
@@ -145,6 +152,21 @@ def test_the_demo_can_be_shared_and_comes_back_whole(part, tmp_path):
     assert description["config"] == ours_description["config"]
     assert_same_bits(flatten_dict(tree), flatten_dict(ours))
     assert json.loads((back / "model_config.json").read_text())["num_layers"] == 4
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_the_demo_tokenizer_comes_back_whole(suffix, tmp_path):
+    back = convert_back(DEMO_WEIGHTS, tmp_path / f"tokenizer{suffix}", part="tokenizer")
+    convert(back, tmp_path / "ours")
+    ours, theirs = (load_tokenizer(folder / "tokenizer.safetensors") for folder in (tmp_path / "ours", DEMO_WEIGHTS))
+    assert ours.config == theirs.config and ours.fingerprint == theirs.fingerprint
+
+
+def test_a_file_tells_its_settings(tmp_path):
+    back = convert_back(DEMO_WEIGHTS, tmp_path / "file.pt", part="stage2")
+    assert convert(back, tmp_path / "ours").files[-1].name == "stage2.safetensors"
+    ours, theirs = (load_weights(folder / "stage2.safetensors")[1] for folder in (tmp_path / "ours", DEMO_WEIGHTS))
+    assert ours["config"] == theirs["config"]
 
 
 def test_parts_name_the_tokenizer_they_lie_beside(tmp_path):
