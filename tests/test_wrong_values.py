@@ -158,14 +158,23 @@ def run_config(path: Path) -> Kind:
 CONFIGS = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
 TOKENIZER = "0" * 16
 NO_ROW = ("cut", "empty", "blank", "no file")
-PLAN = {"fingerprint": TOKENIZER, "top_fps": 8.0, "clips_per_shard": 2, "rows": 3, "source": "a" * 16, "coarse_size": 8}
-SHARD = {"clips": 1, "frame_tokens": 4, "coarse_tokens": 1, "skipped": [["a", "broken"]], "shortest_seconds": 1.0}
+PLAN = {"fingerprint": TOKENIZER, "top_fps": 8.0, "clips_per_shard": 2, "source": {"size": "64"}, "coarse_size": 8}
+SHARD = {
+    "clips": 1,
+    "frame_tokens": 4,
+    "coarse_tokens": 1,
+    "skipped": [["a", "broken"]],
+    "shortest_seconds": 1.0,
+    "sources": "a" * 16,
+    "digest": "b" * 16,
+}
 META = PLAN | {
     "grid": 2,
     "frame_tokens": 4,
     "coarse_grid": 1,
     "clips": 3,
     "clips_in_shard": [2, 1],
+    "digests": ["b" * 16, "c" * 16],
     "shortest_seconds": 1.0,
     "skipped": [["a", "broken"]],
 }

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from cogvideo_jax.notation import Int, UInt8
 from cogvideo_jax.runtime.files import file_digest, reason, whole_file
 from cogvideo_jax.runtime.schemas import check, read_json
 
+PAUSE = 0.05  # seconds until a look at what another process is writing
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
 
 
@@ -106,9 +108,13 @@ def write_token_cache(
 def _agree_on(plan: Plan, out: Path, *, replace: bool) -> None:
     """Writes the plan, or checks that the one begun in this folder is the same; else removes that cache, or refuses."""
     begun = out / PLAN
-    with contextlib.suppress(Busy):  # another worker begins, too
-        if not begun.exists():
+    while not begun.exists():
+        try:
             return write_json(begun, plan, replace=False)
+        except UserError as error:
+            if not isinstance(error, Busy) and not begun.exists():
+                raise
+        time.sleep(PAUSE)  # another worker begins, too
     try:
         old = read_json(begun, Plan)
         differing = [key for key, value in _flat(plan).items() if _flat(old).get(key) != value]
@@ -301,14 +307,16 @@ def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> "TokenCa
     if shard_notes(out, shards).exists():  # of a source that had more clips
         _remove_shards(out, first=shards)
     meta = join(plan, read_notes(out), tuple(source.skipped))
+    found = None
     try:
-        if not (out / META).exists() or read_meta(out) != meta:
+        found = read_meta(out) if (out / META).exists() else None
+    except UserError as error:
+        logging.warning("%s is made again: %s", META, error)
+    try:
+        if found != meta:
             write_json(out / META, meta)
     except Busy:
         return None
-    except UserError as error:
-        logging.warning("%s is made again: %s", META, error)
-        write_json(out / META, meta)
     return TokenCache(out, plan.fingerprint)
 
 
@@ -375,7 +383,9 @@ class TokenCache:
         return self.meta.clips
 
     def __getitem__(self, row: int) -> TokenClip:
-        shard = self._shards[min(int(np.searchsorted(self._ends, row, side="right")), len(self._shards) - 1)]
+        if not 0 <= row < len(self):
+            raise IndexError(row)
+        shard = self._shards[int(np.searchsorted(self._ends, row, side="right"))]
         with damage(shard):
             record = self._records[row]
         how = dict(grid=self.grid, coarse_grid=self.coarse_grid, top_fps=self.meta.top_fps, codes=self.codes)
