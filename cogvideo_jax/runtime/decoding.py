@@ -22,7 +22,7 @@ Draw = Callable[..., Pixels]  # takes `size`, as `show` does
 Shown = tuple[float, float, Draw]  # start and end of display in seconds, and the picture
 
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")
-STILL = (*MOVING, "JPEG", "MPO", "BMP", "TIFF", "PPM", "JPEG2000")
+STILL = (*MOVING, "JPEG", "BMP", "TIFF", "PPM", "JPEG2000")
 ORIENTATION = 0x0112  # tag of EXIF
 SHORTEST = 0.02  # seconds; browsers and FFmpeg show a shorter picture of a gif, or one without a duration, for
 DEFAULT_DURATION = 0.1
@@ -56,7 +56,11 @@ def moving_pictures(file: BinaryIO) -> Iterator[Shown]:
 
 def still_picture(file: BinaryIO, *, size: int | None) -> Pixels:
     """Pixels of an open file's first picture."""
-    with Image.open(file, formats=STILL) as image:
+    try:
+        image = Image.open(file, formats=STILL)
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"it is damaged, or no picture of a known kind ({', '.join(STILL).lower()})") from error
+    with image:
         require_sane_size(*image.size)
         return show(image, _look_of_image(image, file), size=size)
 
@@ -124,8 +128,11 @@ def _container(file: BinaryIO):
         ) as found:
             found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
             yield found
-    except av.error.ArgumentError as error:
-        raise UserError("it is no video, gif, webp, png or avif") from error
+    except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+        raise UserError("it is damaged, or no video of a known kind") from error
+    with found:
+        found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
+        yield found
 
 
 def _refuse(url: str, flags: int, options: dict) -> None:
