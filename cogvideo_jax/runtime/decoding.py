@@ -22,13 +22,13 @@ Draw = Callable[..., Pixels]  # takes `size`, as `show` does
 Shown = tuple[float, float, Draw]  # start and end of display in seconds, and the picture
 
 MOVING = ("GIF", "WEBP", "PNG", "AVIF")
-STILL = (*MOVING, "JPEG", "MPO", "BMP", "TIFF", "PPM", "JPEG2000")
+STILL = (*MOVING, "JPEG", "BMP", "TIFF", "PPM", "JPEG2000")
 ORIENTATION = 0x0112  # tag of EXIF
 SHORTEST = 0.02  # seconds; browsers and FFmpeg show a shorter picture of a gif, or one without a duration, for
 DEFAULT_DURATION = 0.1
 CONTAINERS = (
     "mov,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,av1,obu,ivf,vvc,vc1,flv,ogg,asf,nut,mxf,dv,rm,wtv,"
-    "yuv4mpegpipe,mjpeg,jpeg_pipe"
+    "yuv4mpegpipe,mjpeg"
 )
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"mif1", b"msf1")
 READ_BUFFER = 1 << 18  # bytes
@@ -56,7 +56,11 @@ def moving_pictures(file: BinaryIO) -> Iterator[Shown]:
 
 def still_picture(file: BinaryIO, *, size: int | None) -> Pixels:
     """Pixels of an open file's first picture."""
-    with Image.open(file, formats=STILL) as image:
+    try:
+        image = Image.open(file, formats=STILL)
+    except Image.UnidentifiedImageError as error:
+        raise UserError(f"it is damaged, or no picture of a known kind ({', '.join(STILL).lower()})") from error
+    with image:
         require_sane_size(*image.size)
         return show(image, _look_of_image(image, file), size=size)
 
@@ -84,6 +88,7 @@ def _duration(image: Image.Image) -> float:
 
 
 def _look_of_image(image: Image.Image, file: BinaryIO) -> Look:
+    image.load()  # the tags may follow the pixels, and Pillow turns a tiff upright itself
     try:
         orientation = image.getexif().get(ORIENTATION, 1)
     except Exception:  # Pillow parses what a camera wrote; damage there does not damage the pixels
@@ -119,13 +124,12 @@ def _container(file: BinaryIO):
         raise UserError("it is a HEIF picture; save it as JPEG, PNG or MP4")
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     try:
-        with av.open(
-            file, options=options, buffer_size=READ_BUFFER, io_open=_refuse, metadata_errors="replace"
-        ) as found:
-            found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
-            yield found
-    except av.error.ArgumentError as error:
-        raise UserError("it is no video, gif, webp, png or avif") from error
+        found = av.open(file, options=options, buffer_size=READ_BUFFER, io_open=_refuse, metadata_errors="replace")
+    except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+        raise UserError("it is damaged, or no video of a known kind") from error
+    with found:
+        found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
+        yield found
 
 
 def _refuse(url: str, flags: int, options: dict) -> None:
@@ -221,30 +225,44 @@ def _end(container, stream, start: float, frame) -> float:
 
 def _draw(frame, aspect: Fraction | None, *, size: int | None) -> Pixels:
     """Pixels of a frame on the screen."""
-    from av.video.reformatter import Interpolation
-
     transparent = frame.format.name == "pal8" or any(component.is_alpha for component in frame.format.components)
-    how = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-    rgb = frame.reformat(format="rgba" if transparent else "rgb24", interpolation=how, threads=1)
+    rgb = _converted(frame, "rgba" if transparent else "rgb24")
     return show(Image.fromarray(rgb.to_ndarray()), _look_of_frame(frame, aspect), size=size)
 
 
-def _look_of_frame(frame, aspect: Fraction | None) -> Look:
-    from av.sidedata.sidedata import Type
+def _converted(frame, pixel_format: str):
+    """FFmpeg's filter knows a frame's matrix, range and place of chroma."""
+    import av
 
-    matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    graph = av.filter.Graph()
+    source = graph.add_buffer(template=frame, time_base=Fraction(1, 1))
+    scale = graph.add("scale", "flags=bicubic+accurate_rnd+full_chroma_int")
+    graph.link_nodes(source, scale, graph.add("format", pixel_format), graph.add("buffersink")).configure()
+    graph.push(frame)
+    return graph.pull()
+
+
+def _look_of_frame(frame, aspect: Fraction | None) -> Look:
     transfer = int(frame.color_trc)
     return Look(
-        orientation=1 if matrix is None else _orientation(np.frombuffer(matrix, np.int32)),
+        orientation=_orientation(frame),
         aspect=aspect if aspect and aspect > 0 else Fraction(1),
         transfer=transfer if transfer in HDR else Look().transfer,
         primaries=int(frame.color_primaries),
     )
 
 
-def _orientation(matrix: np.ndarray) -> int:
-    """Orientation of EXIF nearest to a display matrix."""
-    a, b, _, c, d = (int(entry) for entry in matrix[:5])
+def _orientation(frame) -> int:
+    """Orientation of EXIF nearest to the frame's display matrix."""
+    from av.sidedata.sidedata import Type
+
+    try:
+        matrix = frame.side_data.get(Type.DISPLAYMATRIX)
+    except ValueError:  # PyAV does not know another kind of side data; all that is left is the rotation
+        return {0: 1, 1: 8, 2: 3, 3: 6}[round(frame.rotation / 90) % 4]
+    if matrix is None:
+        return 1
+    a, b, _, c, d = (int(entry) for entry in np.frombuffer(matrix, np.int32)[:5])
     if abs(a) + abs(d) >= abs(b) + abs(c):
         b = c = 0
     else:

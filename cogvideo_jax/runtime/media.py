@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -22,17 +23,8 @@ from cogvideo_jax.runtime.pictures import fit_square as fit_square
 
 Frames = UInt8[np.ndarray, "T H W 3"]
 
-READ_ERRORS = (
-    OSError,
-    ValueError,
-    EOFError,
-    SyntaxError,
-    LookupError,
-    ArithmeticError,
-    TypeError,
-    MemoryError,
-    struct.error,
-)
+LIBRARY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, LookupError, ArithmeticError, TypeError, MemoryError)
+LIBRARY_ERRORS += (struct.error, Image.DecompressionBombError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
 LABEL_HEIGHT = 14
@@ -55,7 +47,7 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
     """
     if not 0 < fps < math.inf or not max_seconds >= 0:
         raise UserError(f"fps must be positive and max_seconds not negative, got {fps} and {max_seconds}")
-    with open_input(path) as file, _said(f"cannot read video {path}"), closing(moving_pictures(file)) as shown:
+    with _opened("video", path) as file, closing(moving_pictures(file)) as shown:
         pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
         if not pictures:
             raise UserError("it has no frames")
@@ -68,17 +60,26 @@ def read_image(path: str | Path, *, size: int | None = None) -> UInt8[np.ndarray
     Raises:
       UserError: the file cannot be read.
     """
-    with open_input(path) as file, _said(f"cannot read image {path}"):
+    with _opened("image", path) as file:
         return still_picture(file, size=size)
 
 
 @contextmanager
-def _said(failure: str) -> Iterator[None]:
-    """The libraries' own errors as sentences."""
+def _opened(kind: str, path: str | Path) -> Iterator[BinaryIO]:
+    """`open_input`, with the libraries' own errors as sentences."""
+    try:
+        with open_input(path) as file, _said():
+            yield file
+    except UserError as error:
+        raise UserError(f"cannot read {kind} {path}: {str(error).removeprefix(f'{path} ')}") from error
+
+
+@contextmanager
+def _said(failure: str = "") -> Iterator[None]:
     try:
         yield
-    except (*READ_ERRORS, Image.DecompressionBombError) as error:
-        raise UserError(f"{failure}: {reason(error)}") from error
+    except LIBRARY_ERRORS as error:
+        raise error if isinstance(error, UserError) else UserError(failure + reason(error)) from error
 
 
 def _at_rate(shown: Iterable[Shown], *, fps: float, max_seconds: float, size: int | None) -> Iterator[np.ndarray]:
@@ -179,7 +180,7 @@ def _grid(clip: Frames, columns: int) -> Image.Image:
 @contextmanager
 def _written(path: str | Path, replace: bool) -> Iterator[Path]:
     """`whole_file`, with the libraries' own errors as sentences."""
-    with whole_file(path, replace=replace) as draft, _said(f"{path} cannot be written"):
+    with whole_file(path, replace=replace) as draft, _said(f"{path} cannot be written: "):
         yield draft
 
 

@@ -38,7 +38,7 @@ class Look(NamedTuple):
 
 
 def show(picture: Image.Image, look: Look, *, size: int | None = None) -> Pixels:
-    """Pixels on the screen; `size` is the side of the square result (see `fit_square`), None keeps the picture whole."""
+    """Pixels on the screen; `size` is the side of the square result (see `fit_square`), None keeps all."""
     picture = _over_white(_in_8_bits(picture))
     if look.transfer in HDR:
         picture = picture.filter(_tone_mapping(look.transfer, look.primaries))

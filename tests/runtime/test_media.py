@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime import media as video_io
 
 
@@ -100,14 +99,11 @@ def test_a_contact_sheet_of_one_clip_is_a_grid_in_reading_order(tmp_path, frames
         assert (sheet[row * 33 :, column * 33 :][:32, :32] == index * 6).all()
 
 
-def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"gone.mp4 does not exist"):
-        video_io.read_video(tmp_path / "gone.mp4", fps=8, max_seconds=9)
-
-
-@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp"])
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "gone.mp4"])
 def test_what_cannot_be_read_is_one_sentence(tmp_path, name):
     (tmp_path / name).write_bytes(b"this is no video")
+    if name == "gone.mp4":
+        (tmp_path / name).unlink()
     with pytest.raises(ValueError, match="cannot read video .*" + name) as caught:
         video_io.read_video(tmp_path / name, fps=8, max_seconds=9)
     assert "\n" not in str(caught.value)
