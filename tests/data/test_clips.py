@@ -197,7 +197,7 @@ def test_lists_that_are_no_files_are_refused(tmp_path):
     with pytest.raises(UserError, match="not a regular file"):
         FolderSource(tmp_path, size=16)
     (tmp_path / "captions.jsonl").mkdir()
-    with pytest.raises(UserError, match="Is a directory"):
+    with pytest.raises(UserError, match="not a regular file"):
         FolderSource(tmp_path, size=16)
 
 
