@@ -188,4 +188,4 @@ def check_space(folder: Path, size: int, purpose: str) -> None:
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
-        raise ConversionError(f"{purpose} needs {size / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free")
+        raise ConversionError(f"{purpose} needs {size / 1e6:,.1f} MB, but {existing} has {free / 1e6:,.1f} MB free")
