@@ -124,6 +124,18 @@ convert({str(sources[1])!r}, {str(ours)!r})
     assert_same_bits(read_sat(convert_back(ours, tmp_path / "back", part="stage2")), second.arrays)
 
 
+def test_a_target_that_lacks_only_its_sampling_config_gets_it(tmp_path, capsys):
+    source, ours = str(write_source("folder", tmp_path, tiny.stage())), tmp_path / "ours"
+    convert(source, ours)
+    before = {path.name: path.read_bytes() for path in ours.iterdir()}
+    (ours / "pipeline.json").unlink()
+    assert main(["convert", source, str(ours)]) == 0
+    assert {path.name: path.read_bytes() for path in ours.iterdir()} == before
+    (ours / "pipeline.json").unlink()
+    assert main(["convert", source, str(ours), "--part", "stage1", "--heads", "4"]) == 2
+    assert "stage1.safetensors exists" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("source", ["folder", "zip", "model"])
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(source, tmp_path, capsys):
     made = DEMO_WEIGHTS / "text.model" if source == "model" else write_source(source, tmp_path, official(STAGE1))

@@ -186,6 +186,12 @@ def test_an_export_replaces_nothing_unless_forced(tmp_path, capsys):
     assert (tmp_path / "kept").read_text() == "kept"
 
 
+def test_an_export_to_the_current_folder_is_refused_if_it_has_files(tmp_path, capsys, monkeypatch):
+    convert(write_source("folder", tmp_path, tiny.stage()), tmp_path / "ours")
+    monkeypatch.chdir(tmp_path)
+    assert "already" in refused(capsys, "--to-official", "--part", "stage1", "ours", ".")
+
+
 def header(**changes) -> bytes:
     """A NumPy file of ten labels with another header."""
     fields = {"descr": "<i8", "fortran_order": False, "shape": (10,)} | changes
