@@ -131,7 +131,7 @@ def _missing(folder: Path, place: Path) -> str:
     if place != folder:
         return f"{place.relative_to(folder) / RANK_0}, which its file '{LATEST}' names"
     deeper = [path.parent for name in (LATEST, RANK_0) for path in folder.glob(f"*/{name}")]
-    files = [path for path in folder.iterdir() if path.suffix in (".zip", ".pt", ".safetensors")]
+    files = [path for path in folder.glob("*") if path.suffix in (".zip", ".pt", ".safetensors")]
     instead = f"; pass {min(deeper or files)}" if deeper or files else ""
     return f"file '{LATEST}', which names the folder of the weights, and no {RANK_0}{instead}"
 
@@ -188,4 +188,4 @@ def check_space(folder: Path, size: int, purpose: str) -> None:
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if size > free:
-        raise ConversionError(f"{purpose} needs {size / 1e9:.1f} GB, but {existing} has {free / 1e9:.1f} GB free")
+        raise ConversionError(f"{purpose} needs {size / 1e6:,.1f} MB, but {existing} has {free / 1e6:,.1f} MB free")

@@ -87,6 +87,7 @@ class _Mark:
 STAND_IN = object()  # for bookkeeping, which is not needed
 MARK = _Mark()
 PLAIN = (bool, int, float, str, bytes)
+PYTHON_2 = "__builtin__."  # the module in pickles of protocol 2
 CALLS = {"EXT1", "EXT2", "EXT4", "INST", "PERSID"}  # opcodes whose argument names something else
 
 
@@ -171,6 +172,8 @@ class _Reader:
         self.push(self._made(name, *arguments))
 
     def _known(self, name: str) -> _Name:
+        if name.startswith(PYTHON_2):
+            name = "builtins." + name.removeprefix(PYTHON_2)
         rebuilt = ("torch._utils._rebuild_tensor", "torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter")
         if name in BOOKKEEPING or name in rebuilt or name == "collections.OrderedDict" or _storage_type(name):
             return _Name(name)

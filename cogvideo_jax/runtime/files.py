@@ -158,7 +158,7 @@ def whole_folder(path: str | Path, *, replace: bool = False, ours: Callable[[str
     Raises:
       UserError: the folder has files, another process writes it, or the disk is full, read-only or gone.
     """
-    path = Path(path)
+    path = Path(os.path.abspath(path))  # "." has no name to put a draft beside
     draft, older = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
     with _said(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -44,7 +44,7 @@ class TextTokenizer:
         self._pieces = sentencepiece.SentencePieceProcessor()
         try:
             self._pieces.LoadFromSerializedProto(model)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError, OSError) as error:  # a library of C++, whose words may be no UTF-8
             raise UserError(f"{name} is not a SentencePiece model") from error
         self.vocabulary = Vocabulary(image_codes, self._pieces.GetPieceSize())
         self.pad_id = self._special("<pad>", name)

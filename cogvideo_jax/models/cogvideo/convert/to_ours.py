@@ -36,6 +36,7 @@ from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.runtime.files import require_free
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
+from cogvideo_jax.runtime.weights import read_description
 
 COMPARED = 16 << 20  # bytes of two bases compared at a time
 
@@ -99,27 +100,30 @@ def convert(
         plan = _plan(checkpoint, part, heads=heads, drop_unexpected=drop_unexpected)
         if part != Part.TOKENIZER:
             plan.description["tokenizer"] = _fingerprint(target)
-        files, notes = _as_files(plan, part, target, replace=replace)
+        files, notes = _as_files(plan, part, target)
         if plan.dropped:
             notes.append(f"left out of {part}: {', '.join(grouped(plan.dropped))}")
-        _write(files, target, scratch)
-        _place(files, part, target, scratch, replace=replace)
+        lacking = {name: one for name, one in files.items() if replace or not _is_written(one, target / name)}
+        for name in lacking:
+            require_free(target / name, replace=replace)
+        _write(lacking, target, scratch)
+        _place(list(files), target, scratch, replace=replace)
         return Converted([target / name for name in files], notes)
 
 
 def _require_free(target: Path, part: Part, *, replace: bool) -> None:
-    """Raises UserError if a target has this part, a base that others stand on, or no usable sampling config."""
-    require_free(target / f"{part}.safetensors", replace=replace)
-    if os.path.lexists(target / FILE):
+    """Raises UserError if a target has this part, a base that others stand on, or an unusable sampling config."""
+    if os.path.lexists(target / FILE):  # without it, a kill came before the last conversion was done
+        require_free(target / f"{part}.safetensors", replace=replace)
         read_sampling_config(target / FILE)
-    standing = [other for other in Part if part == Part.BASE != other and _stands_on_base(target, other)]
-    if standing and os.path.lexists(target / "base.safetensors"):
+    standing = [other for other in Part if _stands_on_base(target, other)]
+    if replace and part == Part.BASE and standing:
         raise ConversionError(f"{standing[0]} in {target} stands on its base; choose another target")
 
 
 def _stands_on_base(target: Path, part: Part) -> bool:
     path = target / f"{part}.safetensors"
-    return part != Part.TOKENIZER and path.exists() and not read_part(path, part)[1].own_base
+    return part not in (Part.BASE, Part.TOKENIZER) and path.exists() and not read_part(path, part)[1].own_base
 
 
 def _plan(checkpoint: Checkpoint, part: Part, *, heads: int | None, drop_unexpected: bool) -> Plan:
@@ -177,7 +181,7 @@ def _fingerprint(target: Path) -> str | None:
     return load_tokenizer(path).fingerprint if path.exists() else None
 
 
-def _as_files(plan: Plan, part: Part, target: Path, *, replace: bool) -> tuple[dict[str, Plan], list[str]]:
+def _as_files(plan: Plan, part: Part, target: Path) -> tuple[dict[str, Plan], list[str]]:
     """Plans by file name, the base first, and notes about the base."""
     name = f"{part}.safetensors"
     if part in (Part.BASE, Part.TOKENIZER):
@@ -186,15 +190,11 @@ def _as_files(plan: Plan, part: Part, target: Path, *, replace: bool) -> tuple[d
     base = plan.only(lambda path: not is_attention_plus(path), kind=part + OWN_BASE)
     if part in STAGES and not shared.exists():
         return {shared.name: _as_base(base), name: plan.only(is_attention_plus, own_base=False)}, []
-    if shared.exists() and _has_weights_of(base, shared):
+    if _has_weights_of(base, shared):
         notes = [f"the base of {part} is equal to {shared} and shared with it"]
         return {name: plan.only(is_attention_plus, own_base=False)}, notes
     why = f"differs from {shared}" if shared.exists() else f"has no {shared} to be shared with"
     files = {own: base, name: plan.only(is_attention_plus, own_base=True)}
-    if not replace and (target / own).exists() and _has_weights_of(base, target / own):
-        del files[own]  # it was written before a kill
-    for file in files:
-        require_free(target / file, replace=replace)
     return files, [f"the base of {part} {why}, so it is stored beside it as {own}"]
 
 
@@ -206,8 +206,15 @@ def _as_base(plan: Plan) -> Plan:
     return plan._replace(description=plan.description | {"kind": str(Part.BASE), "config": config})
 
 
+def _is_written(plan: Plan, path: Path) -> bool:
+    """True if one of our files is what a plan would write."""
+    return _has_weights_of(plan, path) and read_description(path)[1] == json.loads(json.dumps(plan.description))
+
+
 def _has_weights_of(plan: Plan, path: Path) -> bool:
-    """True if one of our files is equal to a plan, bit for bit."""
+    """True if one of our files is there, and equal to a plan bit for bit."""
+    if not path.exists():
+        return False
     leaves, _ = read_header(path)
     return leaves == plan.leaves and all(
         _same_bits(plan.chunks(name), path, name, leaf) for name, leaf in leaves.items()
@@ -241,17 +248,17 @@ def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
         write_sampling_config(scratch / FILE, RELEASED)
 
 
-def _place(files: dict[str, Plan], part: Part, target: Path, scratch: Path, *, replace: bool) -> None:
+def _place(names: list[str], target: Path, scratch: Path, *, replace: bool) -> None:
     """Renames what was written, the part last, so that it never is without its base and its sampling config."""
-    *bases, name = files
-    own = f"{part}{OWN_BASE}.safetensors"
+    *bases, part = names
+    own = target / part.replace(".", f"{OWN_BASE}.")
     if replace:
-        (target / name).unlink(missing_ok=True)  # it may stand on a base that is replaced now
-        if own not in bases:
-            (target / own).unlink(missing_ok=True)
-    for file in (*bases, FILE, name):
-        if (scratch / file).exists():
-            (scratch / file).replace(target / file)
+        (target / part).unlink(missing_ok=True)  # it may stand on a base that is replaced now
+        if own.name not in bases:
+            own.unlink(missing_ok=True)
+    for name in (*bases, FILE, part):
+        if (scratch / name).exists():
+            (scratch / name).replace(target / name)
 
 
 def _counted(chunks: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
