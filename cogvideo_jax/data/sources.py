@@ -25,12 +25,12 @@ class MotionSource(ClipSource):
         config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
         builder = CaptionedMotion(data_dir=str(data_dir), config=config)
         builder.download_and_prepare()
-        self.config, self.split, self.scale = config.name, split, scale
+        self.set, self.split, self.scale = builder.info.full_name, split, scale
         self.records = builder.as_data_source(split)
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"set": f"captioned_motion/{self.config}", "split": self.split, "scale": str(self.scale)}
+        return {"set": self.set, "split": self.split, "scale": str(self.scale)}
 
     def __len__(self) -> int:
         return len(self.records)
