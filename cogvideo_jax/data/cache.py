@@ -230,9 +230,7 @@ def _encode_together(
 
 
 def require_factor(size: int, *sides: int) -> None:
-    """Raises UserError for frames without pixels, or that cannot be made smaller to all these sides."""
-    if size < 1:
-        raise UserError(f"frames have sides of 1 pixel or more, not {size}")
+    """Raises UserError for frames that cannot be made smaller to all these sides."""
     for side in sides:
         if side < 1 or size % side:
             raise UserError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")

@@ -9,6 +9,8 @@ from cogvideo_jax.data.motion import draw as motion
 from cogvideo_jax.data.motion.dataset import CaptionedMotion, MotionConfig
 from cogvideo_jax.errors import UserError
 
+LARGEST_SIZE = 8192  # pixels
+
 
 class MotionSource(ClipSource):
     """Split of the CaptionedMotion data set, drawn first if it is not on disk."""
@@ -60,11 +62,13 @@ def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int,
       data_dir: folder of data sets.
       train_clips, test_clips: sizes of the drawn data set.
     """
+    if not 1 <= size <= LARGEST_SIZE:
+        raise UserError(f"frames have sides of 1 to {LARGEST_SIZE} pixels, not {size}")
     if name in LABELLED:
         return LabelledSource(name, data_dir, split="train", size=size)
     if name != "captioned_motion":
         return FolderSource(name, size=size)
-    if size < 1 or size % motion.SIZE:
+    if size % motion.SIZE:
         raise UserError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of that, not {size}")
     clips = dict(train_clips=train_clips, test_clips=test_clips)
     return MotionSource(data_dir, split="train", scale=size // motion.SIZE, **clips)
