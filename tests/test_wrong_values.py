@@ -227,7 +227,14 @@ KINDS = [
         finite=False,
     ),
     Kind("damaged.json", [1, 20], Steps, lambda path: read_json(path, Steps)),
-    Kind("captions.jsonl", {"file": "a.mp4", "text": ["a ball"]}, Row, read_captions, loose=("text",)),
+    Kind(
+        "captions.jsonl",
+        {"file": "a.mp4", "text": ["a ball"]},
+        Row,
+        read_captions,
+        loose=("text",),
+        harmless=("another encoding",),  # UTF-16 is read
+    ),
     Kind(
         "official.safetensors",
         OFFICIAL,

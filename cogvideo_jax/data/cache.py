@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 from absl import logging
-from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
@@ -31,10 +30,10 @@ from cogvideo_jax.data.cache_format import (
     read_notes,
     shard_notes,
     shard_path,
-    unpack,
     write_json,
 )
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.data.token_cache import TokenCache
 from cogvideo_jax.errors import Busy, UserError
 from cogvideo_jax.notation import Int, UInt8
 from cogvideo_jax.runtime.files import file_digest, reason, whole_file
@@ -42,9 +41,6 @@ from cogvideo_jax.runtime.schemas import check, read_json
 
 PAUSE = 0.05  # seconds until a look at what another process is writing
 Encode = Callable[[UInt8[np.ndarray, "T H W 3"]], Int[np.ndarray, "T N"]]
-
-
-# Writing ---------------------------------------------------------------------------------------------
 
 
 def write_token_cache(
@@ -59,7 +55,7 @@ def write_token_cache(
     coarse_size: int | None = None,
     worker: tuple[int, int] = (0, 1),
     replace: bool = False,
-) -> "TokenCache | None":
+) -> TokenCache | None:
     """Encodes the clips of the source and returns the finished cache, or None while other processes have not finished.
 
     Shards of an earlier run are kept, unless they are damaged or their videos or captions have changed. Damaged clips
@@ -92,13 +88,13 @@ def write_token_cache(
     index, count = worker
     with tqdm(total=sum(map(len, shards[index::count])), unit="clip", desc="tokenize", disable=None) as bar:
         for shard in range(index, len(shards), count):
-            if _must_be_made(out, shard, _digest(source, shards[shard])):
+            if _must_be_made(out, shard, _digest(plan, source, shards[shard])):
                 clips = _readable(source, shards[shard], top_fps=top_fps)
                 encoded = _encoded(clips, encode, frames_per_call=frames_per_call, coarse_size=coarse_size)
-                _write_shard(out, shard, encoded, source=source, rows=shards[shard])
+                _write_shard(out, shard, encoded, plan=plan, source=source, rows=shards[shard])
             bar.update(len(shards[shard]))
             logging.info("tokenized shard %d of %d", shard + 1, len(shards))
-    missing = [shard for shard, rows in enumerate(shards) if not _is_made(out, shard, _digest(source, rows))]
+    missing = [shard for shard, rows in enumerate(shards) if not _is_made(out, shard, _digest(plan, source, rows))]
     if missing:
         logging.info("%d shards are left to other workers", len(missing))
         return None
@@ -117,7 +113,8 @@ def _agree_on(plan: Plan, out: Path, *, replace: bool) -> None:
         time.sleep(PAUSE)  # another worker begins, too
     try:
         old = read_json(begun, Plan)
-        differing = [key for key, value in _flat(plan).items() if _flat(old).get(key) != value]
+        now, before = _flat(plan), _flat(old)
+        differing = [key for key in now | before if now.get(key) != before.get(key)]
     except UserError:
         if not replace:
             raise
@@ -147,10 +144,10 @@ def _remove_shards(out: Path, *, first: int) -> None:
             path.unlink()
 
 
-def _digest(source: ClipSource, rows: range) -> str:
+def _digest(plan: Plan, source: ClipSource, rows: range) -> str:
     """Of what a shard is made from. Raises UserError if some of it is gone."""
-    stamps = json.dumps([source.stamp(row) for row in rows])
-    return hashlib.sha256(stamps.encode()).hexdigest()[:16]
+    made_from = json.dumps([plan.model_dump(), [source.stamp(row) for row in rows]])
+    return hashlib.sha256(made_from.encode()).hexdigest()[:16]
 
 
 def digest_of(path: Path) -> str:
@@ -233,9 +230,7 @@ def _encode_together(
 
 
 def require_factor(size: int, *sides: int) -> None:
-    """Raises UserError for frames without pixels, or that cannot be made smaller to all these sides."""
-    if size < 1:
-        raise UserError(f"frames have sides of 1 pixel or more, not {size}")
+    """Raises UserError for frames that cannot be made smaller to all these sides."""
     for side in sides:
         if side < 1 or size % side:
             raise UserError(f"frames of {size} pixels cannot be made smaller to {side} by a whole factor")
@@ -254,14 +249,16 @@ def shrink(frames: UInt8[np.ndarray, "T H W 3"], *, side: int) -> UInt8[np.ndarr
     return np.rint(blocks.mean((2, 4), dtype=np.float32)).astype(np.uint8)
 
 
-def _write_shard(out: Path, shard: int, encoded: Iterable[TokenClip], *, source: ClipSource, rows: range) -> None:
+def _write_shard(
+    out: Path, shard: int, encoded: Iterable[TokenClip], *, plan: Plan, source: ClipSource, rows: range
+) -> None:
     """Writes a shard and its notes, unless another process is writing it."""
-    sources, path = _digest(source, rows), shard_path(out, shard)
+    sources, path = _digest(plan, source, rows), shard_path(out, shard)
     try:
         with whole_file(path, replace=True) as draft:
             (out / META).unlink(missing_ok=True)  # of a cache that is being made again
             held = _write_records(draft, encoded, shown=path)
-            if _digest(source, rows) != sources:
+            if _digest(plan, source, rows) != sources:
                 raise UserError(f"videos changed while {path} was made of them; run again when they are complete")
             names = {source.name(row) for row in rows}
             skipped = tuple(entry for entry in source.skipped if entry[0] in names)
@@ -302,7 +299,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be written: {reason(error).partition(';')[0]}") from error
 
 
-def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> "TokenCache | None":
+def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> TokenCache | None:
     """Writes meta.json if it is not there or says something else; None if another process is writing it."""
     if shard_notes(out, shards).exists():  # of a source that had more clips
         _remove_shards(out, first=shards)
@@ -318,87 +315,3 @@ def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> "TokenCa
     except Busy:
         return None
     return TokenCache(out, plan.fingerprint)
-
-
-# Reading ---------------------------------------------------------------------------------------------
-
-
-class TokenCache:
-    """Random access to a finished cache: `cache[row]` is a TokenClip."""
-
-    def __init__(self, path: str | Path, fingerprint: str | None = None, *, codes: int | None = None):
-        """Opens a cache.
-
-        Args:
-          path: folder that `write_token_cache` filled.
-          fingerprint: of the tokenizer in use; None takes a cache of any.
-          codes: C, of the model that reads the ids; None if there is none.
-        Raises:
-          UserError: no finished cache there, one of another tokenizer, or one that is damaged.
-        """
-        self.path, self.codes = Path(path), codes
-        if not (self.path / META).exists():
-            raise UserError(f"{self.path} holds no finished token cache: run `cogvideo tokenize` to the end")
-        self.meta = read_meta(self.path)
-        if fingerprint is not None and fingerprint != self.meta.fingerprint:
-            made_by = self.meta.fingerprint
-            raise UserError(f"{self.path} was made by tokenizer {made_by}, not by {fingerprint}: tokenize again")
-        shards = [shard_path(self.path, shard) for shard, clips in enumerate(self.meta.clips_in_shard) if clips]
-        missing = [shard.name for shard in shards if not shard.is_file()]
-        if missing:
-            raise UserError(f"{self.path} lacks {missing[0]} and {len(missing) - 1} more: tokenize again")
-        self._shards = shards
-        self._ends = np.cumsum([clips for clips in self.meta.clips_in_shard if clips])
-        self._records = self._open(shards)
-        if len(self._records) != len(self):
-            raise UserError(
-                f"{self.path} has {len(self._records)} records, but {META} says {len(self)}: tokenize again"
-            )
-
-    def _open(self, shards: list[Path]) -> ArrayRecordDataSource:
-        try:
-            return ArrayRecordDataSource([str(shard) for shard in shards])
-        except (RuntimeError, OSError):
-            for shard in shards:
-                with damage(shard):
-                    ArrayRecordDataSource(str(shard))
-            raise
-
-    @property
-    def fingerprint(self) -> str:
-        """The tokenizer that made it."""
-        return self.meta.fingerprint
-
-    @property
-    def grid(self) -> int:
-        """h = w of the token grid."""
-        return self.meta.grid
-
-    @property
-    def coarse_grid(self) -> int | None:
-        """h = w of the smaller frames' token grid; None in a cache without them."""
-        return self.meta.coarse_grid
-
-    def __len__(self) -> int:
-        return self.meta.clips
-
-    def __getitem__(self, row: int) -> TokenClip:
-        if not 0 <= row < len(self):
-            raise IndexError(row)
-        shard = self._shards[int(np.searchsorted(self._ends, row, side="right"))]
-        with damage(shard):
-            record = self._records[row]
-        how = dict(grid=self.grid, coarse_grid=self.coarse_grid, top_fps=self.meta.top_fps, codes=self.codes)
-        return unpack(record, **how, where=f"record {row} of {self.path}, in {shard.name},")
-
-
-@contextlib.contextmanager
-def damage(shard: Path) -> Iterator[None]:
-    """Turns what ArrayRecord says of a damaged file into a sentence."""
-    try:
-        yield
-    except (RuntimeError, OSError) as error:
-        said = str(error).partition(";")[0] or "it is cut short"
-        raise UserError(
-            f"{shard} is damaged ({said[:200]}): run `cogvideo tokenize` again, which makes it anew"
-        ) from error

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from cogvideo_jax.data.cache import damage, digest_of
+from cogvideo_jax.data.cache import digest_of
 from cogvideo_jax.data.cache_format import META, PLAN, Plan, ShardNotes, read_meta, shard_notes, shard_path, unpack
+from cogvideo_jax.data.token_cache import damage
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.schemas import read_json
 

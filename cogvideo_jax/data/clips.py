@@ -5,6 +5,7 @@ A row that cannot be read raises ValueError; iteration skips such rows and recor
 """
 
 import abc
+import contextlib
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -88,13 +89,18 @@ class ClipSource(abc.ABC):
         warn_of(self.skipped)
 
 
-def skip(source: Sequence[Clip] | ClipSource, row: int, error: ValueError) -> None:
-    """Says at once that a row cannot be read, and records it."""
-    name = f"row {row}"
-    if isinstance(source, ClipSource):
-        name = source.name(row)
-        source.skip(name, str(error))
-    logging.warning("skipped %s: %s", name, error)
+@contextlib.contextmanager
+def noted(source: Sequence[Clip] | ClipSource, row: int) -> Iterator[None]:
+    """Where a row of a source of clips is read: if it is damaged, its name is recorded, and said the first time."""
+    try:
+        yield
+    except ValueError as error:
+        if isinstance(source, ClipSource):
+            name = source.name(row)
+            if name not in dict(source.skipped):
+                logging.warning("skipped %s: %s", name, error)
+            source.skip(name, str(error))
+        raise
 
 
 def warn_of(skipped: Sequence[tuple[str, str]]) -> None:
@@ -123,10 +129,10 @@ class ReadableClips:
                 return self._kept[candidate]
             if candidate not in self._damaged:
                 try:
-                    return self._keep(candidate, self.source[candidate])
-                except ValueError as error:
+                    with noted(self.source, candidate):
+                        return self._keep(candidate, self.source[candidate])
+                except ValueError:
                     self._damaged.add(candidate)
-                    skip(self.source, candidate, error)
         raise UserError(f"none of {len(self)} clips can be read")
 
     def _keep(self, row: int, clip: Clip) -> Clip:

@@ -85,8 +85,6 @@ class FolderSource(ClipSource):
           UserError: there are no captions, or none with a usable row.
         """
         super().__init__()
-        if size < 1:
-            raise UserError(f"frames of {size} pixels cannot be made; choose a size of 1 or more")
         self.folder = Path(folder)
         self.size, self.fps, self.max_seconds, self.min_frames = size, fps, max_seconds, min_frames
         self._rows: list[tuple[str, tuple[str, ...]]] = []

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Any
 
-from cogvideo_jax.data.clips import ClipSource, skip
+from cogvideo_jax.data.clips import ClipSource, noted
 from cogvideo_jax.errors import UserError
 
 MOST_CLIPS = 256  # clips that validation reads; a cache of millions is not searched to its end
@@ -35,7 +35,8 @@ class TrainingClips(Sequence):
         if not 0 <= row < len(self):
             raise IndexError(row)
         for candidate in ((row + step) % len(self) for step in range(len(self))):
-            clip = self.source[candidate]
+            with noted(self.source, candidate):
+                clip = self.source[candidate]
             if not is_held_out(clip.name, self.share):
                 return clip
         raise UserError(f"validation.share={self.share} holds out all {len(self)} clips; lower it")
@@ -48,9 +49,11 @@ def held_out_clips(source: Sequence[Any], *, share: float, most: int) -> list[An
         if isinstance(source, ClipSource) and not is_held_out(source.name(row), share):
             continue
         try:
-            clip = source[row]
-        except ValueError as error:
-            skip(source, row, error)
+            with noted(source, row):
+                clip = source[row]
+        except ValueError:
+            if not isinstance(source, ClipSource):  # of a cache, none may be left out
+                raise
             continue
         if is_held_out(clip.name, share):
             clips.append(clip)

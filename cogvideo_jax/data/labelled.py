@@ -41,12 +41,13 @@ class LabelledSource(ClipSource):
         builder = tfds.builder(LABELLED[name][0], data_dir=str(data_dir))
         builder.download_and_prepare()
         self.set, self.split, self.size, self.fps = name, split, size, LABELLED[name][1]
+        self.version = builder.info.full_name
         self.labels = builder.info.features["label"].names
         self.records = builder.as_data_source(split)
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"set": self.set, "split": self.split, "size": str(self.size)}
+        return {"set": self.version, "split": self.split, "size": str(self.size)}
 
     def captions(self) -> list[str]:
         return [words_of(label) for label in self.labels]

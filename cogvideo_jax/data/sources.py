@@ -9,6 +9,8 @@ from cogvideo_jax.data.motion import draw as motion
 from cogvideo_jax.data.motion.dataset import CaptionedMotion, MotionConfig
 from cogvideo_jax.errors import UserError
 
+LARGEST_SIZE = 8192  # pixels
+
 
 class MotionSource(ClipSource):
     """Split of the CaptionedMotion data set, drawn first if it is not on disk."""
@@ -25,12 +27,12 @@ class MotionSource(ClipSource):
         config = MotionConfig.of(train_clips=train_clips, test_clips=test_clips)
         builder = CaptionedMotion(data_dir=str(data_dir), config=config)
         builder.download_and_prepare()
-        self.config, self.split, self.scale = config.name, split, scale
+        self.set, self.split, self.scale = builder.info.full_name, split, scale
         self.records = builder.as_data_source(split)
 
     @property
     def settings(self) -> dict[str, str]:
-        return {"set": f"captioned_motion/{self.config}", "split": self.split, "scale": str(self.scale)}
+        return {"set": self.set, "split": self.split, "scale": str(self.scale)}
 
     def __len__(self) -> int:
         return len(self.records)
@@ -60,11 +62,13 @@ def open_source(name: str, *, size: int, data_dir: str | Path, train_clips: int,
       data_dir: folder of data sets.
       train_clips, test_clips: sizes of the drawn data set.
     """
+    if not 1 <= size <= LARGEST_SIZE:
+        raise UserError(f"frames have sides of 1 to {LARGEST_SIZE} pixels, not {size}")
     if name in LABELLED:
         return LabelledSource(name, data_dir, split="train", size=size)
     if name != "captioned_motion":
         return FolderSource(name, size=size)
-    if size < 1 or size % motion.SIZE:
+    if size % motion.SIZE:
         raise UserError(f"captioned_motion has frames of {motion.SIZE} pixels or a multiple of that, not {size}")
     clips = dict(train_clips=train_clips, test_clips=test_clips)
     return MotionSource(data_dir, split="train", scale=size // motion.SIZE, **clips)

@@ -33,10 +33,11 @@ def demo(part: str, **samples) -> ConfigDict:
     return config
 
 
-def test_the_tokenizer_shows_frames_beside_their_reconstructions(tmp_path):
+def test_the_tokenizer_shows_frames_beside_their_reconstructions_and_names_what_it_skipped(tmp_path, caplog):
     for i in range(4):
         write_gif(tmp_path / f"{i}.gif", np.random.default_rng(i).integers(0, 255, (8, 16, 16, 3), np.uint8), fps=8)
-    rows = [json.dumps({"file": f"{i}.gif", "text": "noise"}) for i in range(4)]
+    rows = [json.dumps({"file": f"{i}.gif", "text": "noise"}) for i in range(6)]
+    (tmp_path / "4.gif").write_bytes(b"no video")
     (tmp_path / "captions.jsonl").write_text("\n".join(rows))
     config = demo_tokenizer(tmp_path)
     train(config, tmp_path / "run")
@@ -44,6 +45,7 @@ def test_the_tokenizer_shows_frames_beside_their_reconstructions(tmp_path):
     assert files == [f"step_00000{step}_{i}.png" for step in (2, 3) for i in range(2)]
     assert Image.open(tmp_path / "run" / "samples" / files[0]).size == (32, 16)
     lines = list(map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()))
+    assert "skipped 2: captions.jsonl line 6: there is no file 5.gif; 4.gif: cannot read video" in caplog.messages[-1]
     assert lines[-1]["validation_loss"] > 0 and "validation_psnr" in lines[-1]
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from absl import logging
 
 from cogvideo_jax.data import frame_rate
-from cogvideo_jax.data.cache import TokenCache
+from cogvideo_jax.data.token_cache import TokenCache
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Encoder
 from cogvideo_jax.models.cogvideo.text import (

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from cogvideo_jax.data.cache import TokenCache
+from cogvideo_jax.data.token_cache import TokenCache
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.text import TextTokenizer
