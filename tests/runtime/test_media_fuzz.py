@@ -39,8 +39,8 @@ def contents(tmp_path_factory) -> list[tuple[str, bytes]]:
     exif = Image.Exif()
     exif[0x0112] = 6
     for suffix in PICTURES:
-        moving = {"save_all": True, "append_images": others} if suffix in PICTURES[:4] else {}
-        (first if moving else Image.fromarray(quarters())).save(folder / f"a.{suffix}", **moving, exif=exif)
+        moving = {"save_all": True, "append_images": others} if suffix in PICTURES[:4] else {"exif": exif}
+        (first if "save_all" in moving else Image.fromarray(quarters())).save(folder / f"a.{suffix}", **moving)
     return [(path.name, path.read_bytes()) for path in sorted(folder.iterdir())]
 
 
