@@ -76,8 +76,9 @@ def _by_pillow(image: Image.Image, file: BinaryIO) -> Iterator[Shown]:
         count = getattr(image, "n_frames", 1)
         for index in range(1 if getattr(image, "default_image", False) and count > 1 else 0, count):
             image.seek(index)
+            picture = image.copy()  # Pillow knows a duration when it has decoded the picture
             until = start + _duration(image)
-            yield start, until, partial(show, image.copy(), look)
+            yield start, until, partial(show, picture, look)
             start = until
 
 

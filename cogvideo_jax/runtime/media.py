@@ -51,6 +51,8 @@ def read_video(path: str | Path, *, fps: float, max_seconds: float, size: int | 
         pictures = list(_at_rate(shown, fps=fps, max_seconds=max_seconds, size=size))
         if not pictures:
             raise UserError("it has no frames")
+        if len({picture.shape for picture in pictures}) > 1:
+            raise UserError("its frames have several sizes")
         return np.stack(pictures)
 
 

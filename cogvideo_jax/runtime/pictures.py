@@ -40,18 +40,14 @@ class Look(NamedTuple):
 def show(picture: Image.Image, look: Look, *, size: int | None = None) -> Pixels:
     """Pixels on the screen; `size` is the side of the square result (see `fit_square`), None keeps all."""
     picture = _over_white(_in_8_bits(picture))
+    if size is not None:
+        picture = fit_square(picture, size, aspect=look.aspect)
+    elif look.aspect != 1:
+        picture = _with_square_pixels(picture, look.aspect)
     if look.transfer in HDR:
         picture = picture.filter(_tone_mapping(look.transfer, look.primaries))
-    aspect = look.aspect
     if look.orientation in UPRIGHT:
         picture = picture.transpose(UPRIGHT[look.orientation])
-        aspect = 1 / aspect if look.orientation >= 5 else aspect
-    if size is not None:
-        return np.asarray(fit_square(picture, size, aspect=aspect))
-    if aspect != 1:
-        width = max(1, round(picture.width * aspect))
-        require_sane_size(width, picture.height)
-        picture = picture.resize((width, picture.height), Image.Resampling.BICUBIC)
     return np.asarray(picture)
 
 
@@ -61,6 +57,12 @@ def fit_square(image: Image.Image, size: int, *, aspect: Fraction = Fraction(1))
     left, top = (image.width - side / aspect) / 2, (image.height - side) / 2
     box = tuple(float(edge) for edge in (left, top, image.width - left, image.height - top))
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+
+
+def _with_square_pixels(picture: Image.Image, aspect: Fraction) -> Image.Image:
+    width = max(1, round(picture.width * aspect))
+    require_sane_size(width, picture.height)
+    return picture.resize((width, picture.height), Image.Resampling.BICUBIC)
 
 
 def require_sane_size(width: int, height: int) -> None:

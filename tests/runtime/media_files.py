@@ -49,6 +49,7 @@ def write(
     options: dict[str, str] | None = None,
     set_up: Callable[[Any], None] = lambda stream: None,
     tags: dict[str, int] | None = None,
+    change: Callable[[Any], None] = lambda packet: None,
 ) -> Path:
     """Writes frames of RGB, or RGBA, at `times` / `rate` seconds.
 
@@ -57,21 +58,30 @@ def write(
       options: of the encoder.
       set_up: changes the stream before the first frame.
       tags: color_range, colorspace and the like, of the stream and of its frames.
+      change: changes every packet.
     """
+    tags = tags or {}
     with av.open(str(path), "w", format=container) as output:
         stream = output.add_stream(codec, rate=rate, options={**QUIET.get(codec, {}), **(options or {})})
         stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], pixels
         stream.codec_context.time_base = Fraction(1, rate)
         set_up(stream)
-        for name, value in (tags or {}).items():
+        for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        for time, frame in zip(times or range(len(frames)), frames):
-            picture = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[-1] == 4 else "rgb24")
-            space, full = ((tags or {}).get(name) for name in ("colorspace", "color_range"))
-            picture = picture.reformat(format=pixels, dst_colorspace=space, dst_color_range=full)
-            for name, value in (tags or {}).items():
-                setattr(picture, name, value)
-            picture.pts, picture.time_base = time, Fraction(1, rate)
-            output.mux(stream.encode(picture))
-        output.mux(stream.encode(None))
+        pictures = [_picture(frame, pixels, tags) for frame in frames]
+        for time, picture in [*zip(times or range(len(frames)), pictures), (None, None)]:
+            if picture is not None:
+                picture.pts, picture.time_base = time, Fraction(1, rate)
+            for packet in stream.encode(picture):
+                change(packet)
+                output.mux(packet)
     return path
+
+
+def _picture(frame: np.ndarray, pixels: str, tags: dict[str, int]) -> av.VideoFrame:
+    picture = av.VideoFrame.from_ndarray(frame, format="rgba" if frame.shape[-1] == 4 else "rgb24")
+    matrix, levels = tags.get("colorspace"), tags.get("color_range")
+    picture = picture.reformat(format=pixels, dst_colorspace=matrix, dst_color_range=levels)
+    for name, value in tags.items():
+        setattr(picture, name, value)
+    return picture
