@@ -341,7 +341,6 @@ class Family:
     Attributes:
       name: as in `pipeline.json` and in training configs.
       open: folder of weights, how -> sampler.
-      check: opens everything in a folder of weights. Raises UserError for what is missing, damaged or does not fit.
       demo: folder of the weights that come with the package, if any.
       random: size, how -> sampler with random weights, for benchmarks.
       sizes: that `random` knows.
@@ -351,11 +350,11 @@ class Family:
       benchmarks: name -> what `cogvideo bench` measures.
       convert: foreign checkpoints <-> ours.
       assemble: trained parts -> a folder of weights.
+      check: opens all that `open` leaves for later. Raises UserError for what is missing, damaged or does not fit.
     """
 
     name: str
     open: Callable[[Path, Opening], Sampler]
-    check: Callable[[Path], object]
     demo: Path | None = None
     random: Callable[[str, Opening], Sampler] | None = None
     sizes: tuple[str, ...] = ()
@@ -364,3 +363,4 @@ class Family:
     benchmarks: Mapping[str, Benchmark] = dataclasses.field(default_factory=dict)
     convert: Command | None = None
     assemble: Command | None = None
+    check: Callable[[Path], object] | None = None

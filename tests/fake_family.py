@@ -37,4 +37,4 @@ class MeanTask(gradient_task.GradientTask):
 
 GREYS = Benchmark("", lambda _: None, lambda _: [{"batch": 2}], lambda _, **how: measure_pipeline(GreySampler, **how))
 MEAN = task.TaskType(config.TrainConfig, MeanTask, check=lambda _: None)
-FAMILY = Family("grey", lambda *_: GreySampler(), str, benchmarks={"greys": GREYS}, tasks=lambda: {"mean": MEAN})
+FAMILY = Family("grey", lambda *_: GreySampler(), benchmarks={"greys": GREYS}, tasks=lambda: {"mean": MEAN})

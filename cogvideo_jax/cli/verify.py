@@ -42,7 +42,6 @@ def _workdir(folder: Path) -> Iterator[str]:
 
 
 def _weights(folder: Path) -> Iterator[str]:
-    from cogvideo_jax.models import registry
     from cogvideo_jax.runtime.digests import check_digests
     from cogvideo_jax.runtime.weights import require_whole
 
@@ -51,11 +50,22 @@ def _weights(folder: Path) -> Iterator[str]:
         yield from check_digests(folder)
     except UserError as error:
         yield str(error)
-    for check in (*checks, lambda: registry.family_of(folder).check(folder)):
+    for check in (*checks, lambda: _open(folder)):
         try:
             check()
         except UserError as error:
             yield str(error)
+
+
+def _open(folder: Path) -> None:
+    from cogvideo_jax.interface import DEFAULT_OPENING
+    from cogvideo_jax.models import registry
+
+    family = registry.family_of(folder)
+    if family.check is not None:
+        family.check(folder)
+    else:
+        family.open(folder, DEFAULT_OPENING)
 
 
 NAMES = {  # what tells the kinds of folders apart

@@ -29,6 +29,7 @@ from cogvideo_jax.data.cache_format import (
     read_meta,
     read_notes,
     shard_notes,
+    shard_number,
     shard_path,
     write_json,
 )
@@ -112,12 +113,11 @@ def _agree_on(plan: Plan, out: Path, *, replace: bool) -> None:
                 raise
         time.sleep(PAUSE)  # another worker begins, too
     try:
-        old = read_json(begun, Plan)
-        now, before = _flat(plan), _flat(old)
+        now, before = _flat(plan), _flat(read_json(begun, Plan))
         differing = [key for key in now | before if now.get(key) != before.get(key)]
-    except UserError:
+    except UserError as error:
         if not replace:
-            raise
+            raise UserError(f"{error}; choose a new folder, or pass --force to make the cache anew") from error
         differing = [PLAN]
     if differing and not replace:
         raise UserError(
@@ -136,12 +136,12 @@ def _flat(plan: Plan) -> dict[str, object]:
 
 def _remove_shards(out: Path, *, first: int) -> None:
     """Removes the shards from `first` on, and says so."""
-    (out / META).unlink(missing_ok=True)
-    for path in sorted(out.glob("shard-[0-9]*")):
-        number = path.stem.removeprefix("shard-")
-        if number.isdecimal() and int(number) >= first:
-            logging.warning("removed %s, which is no part of this cache", path)
-            path.unlink()
+    for path in sorted(out.glob("shard-*")):
+        if shard_number(path) is None or shard_number(path) < first:
+            continue
+        (out / META).unlink(missing_ok=True)
+        logging.warning("removed %s, which is no part of this cache", path)
+        path.unlink()
 
 
 def _digest(plan: Plan, source: ClipSource, rows: range) -> str:
@@ -301,8 +301,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def _join(out: Path, plan: Plan, *, shards: int, source: ClipSource) -> TokenCache | None:
     """Writes meta.json if it is not there or says something else; None if another process is writing it."""
-    if shard_notes(out, shards).exists():  # of a source that had more clips
-        _remove_shards(out, first=shards)
+    _remove_shards(out, first=shards)  # of a source that had more clips
     meta = join(plan, read_notes(out), tuple(source.skipped))
     found = None
     try:

@@ -7,7 +7,17 @@ from pathlib import Path
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from cogvideo_jax.data.cache import digest_of
-from cogvideo_jax.data.cache_format import META, PLAN, Plan, ShardNotes, read_meta, shard_notes, shard_path, unpack
+from cogvideo_jax.data.cache_format import (
+    META,
+    PLAN,
+    Plan,
+    ShardNotes,
+    read_meta,
+    shard_notes,
+    shard_number,
+    shard_path,
+    unpack,
+)
 from cogvideo_jax.data.token_cache import damage
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.schemas import read_json
@@ -15,8 +25,8 @@ from cogvideo_jax.runtime.schemas import read_json
 
 def damages(folder: Path) -> Iterator[str]:
     """A sentence for every shard and description that is missing or damaged; reads every record."""
-    shards = {int(path.stem.removeprefix("shard-")) for path in folder.glob("shard-*") if path.stem[6:].isdecimal()}
-    for shard in range(max(shards, default=-1) + 1):
+    shards = {shard_number(path) for path in folder.glob("shard-*")} - {None}
+    for shard in sorted(shards | set(range(len(shards)))):
         try:
             _check_shard(folder, shard)
         except UserError as error:

@@ -9,6 +9,7 @@ cache/
 
 import itertools
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -170,6 +171,12 @@ def shard_path(out: Path, shard: int) -> Path:
 
 def shard_notes(out: Path, shard: int) -> Path:
     return out / f"shard-{shard:05d}.json"
+
+
+def shard_number(path: Path) -> int | None:
+    """Number of the shard that a file belongs to; None if it is no part of one."""
+    match = re.fullmatch(r"shard-(\d{5,9})\.(array_record|json)", path.name, re.ASCII)
+    return int(match[1]) if match else None
 
 
 def write_json(path: Path, value: Schema, *, replace: bool = True) -> None:

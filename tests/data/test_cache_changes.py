@@ -179,3 +179,10 @@ def test_shards_of_a_cache_that_lost_its_plan_are_kept_only_with_the_same_settin
         source = CountingSource()
         write(source, tmp_path, **settings)
         assert source.read == read
+
+
+def test_a_cache_of_an_older_version_is_refused_unless_forced(tmp_path):
+    (tmp_path / "plan.json").write_text('{"fingerprint": "A", "top_fps": 8.0, "rows": 3}')
+    with pytest.raises(UserError, match=r"plan\.json .*pass --force to make the cache anew"):
+        write(CountingSource(), tmp_path)
+    assert len(write(CountingSource(), tmp_path, replace=True)) == 6

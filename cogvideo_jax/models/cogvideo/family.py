@@ -93,7 +93,6 @@ def _tasks() -> Mapping[str, Any]:
 FAMILY = Family(
     "cogvideo",
     open_folder,
-    check_folder,
     demo=Path(cogvideo_jax.__file__).parent / "demo_weights",
     random=random_sampler,
     sizes=SIZES,
@@ -102,4 +101,5 @@ FAMILY = Family(
     benchmarks=BENCHMARKS,
     convert=Command(_add_convert_arguments, _convert),
     assemble=Command(_add_assemble_arguments, _assemble),
+    check=check_folder,
 )
