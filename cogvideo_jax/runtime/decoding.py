@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.files import reason
 from cogvideo_jax.runtime.pictures import HDR, Look, Pixels, require_sane_size, show
 
 Draw = Callable[..., Pixels]  # takes `size`, as `show` does
@@ -126,11 +127,14 @@ def _container(file: BinaryIO):
     options = {"format_whitelist": CONTAINERS, "protocol_whitelist": ""}
     try:
         found = av.open(file, options=options, buffer_size=READ_BUFFER, io_open=_refuse, metadata_errors="replace")
-    except (av.error.ArgumentError, av.error.InvalidDataError) as error:
+    except av.error.FFmpegError as error:
         raise UserError("it is damaged, or no video of a known kind") from error
-    with found:
-        found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
-        yield found
+    try:
+        with found:
+            found.flags &= ~av.container.Flags.gen_pts.value  # it makes up presentation times that are wrong
+            yield found
+    except av.error.FFmpegError as error:
+        raise UserError(f"it is damaged: {reason(error)}") from error
 
 
 def _refuse(url: str, flags: int, options: dict) -> None:

@@ -24,7 +24,7 @@ from cogvideo_jax.runtime.pictures import fit_square as fit_square
 Frames = UInt8[np.ndarray, "T H W 3"]
 
 LIBRARY_ERRORS = (OSError, ValueError, EOFError, SyntaxError, LookupError, ArithmeticError, TypeError, MemoryError)
-LIBRARY_ERRORS += (struct.error, Image.DecompressionBombError)
+LIBRARY_ERRORS += (RuntimeError, struct.error, Image.DecompressionBombError)
 SMALLEST_SIDE = 256  # players shrink or blur smaller videos
 TIMESTAMP_ROUNDING = 6e-3  # a gif keeps hundredths of a second, webm thousandths
 LABEL_HEIGHT = 14
