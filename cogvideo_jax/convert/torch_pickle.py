@@ -154,7 +154,7 @@ class _Reader:
     def put(self, pairs: list) -> None:
         """Fills the dict on the stack with keys and values in turn."""
         if self._stack[-1] is not STAND_IN:
-            self._stack[-1].update(_table(zip(pairs[::2], pairs[1::2], strict=True)))
+            _fill(self._stack[-1], zip(pairs[::2], pairs[1::2], strict=True))
 
     def extend(self, values: list) -> None:
         if self._stack[-1] is not STAND_IN:
@@ -183,7 +183,7 @@ class _Reader:
     def _made(self, name: _Name, *arguments: Any) -> Any:
         match name.name:
             case "collections.OrderedDict":
-                return _table(*arguments)
+                return _fill({}, *arguments)
             case "torch._utils._rebuild_tensor" | "torch._utils._rebuild_tensor_v2":
                 return self._tensor(*arguments)
             case "torch._utils._rebuild_parameter":
@@ -230,12 +230,11 @@ def _storage_type(name: str) -> np.dtype | None:
     return TYPES.get(kind) if module == "torch" else None
 
 
-def _table(pairs: Any = ()) -> dict:
-    """A dict. Its keys are plain: others could be made to take for ever to be hashed."""
-    table = {}
+def _fill(table: dict, pairs: Iterable[tuple[Any, Any]] = ()) -> dict:
+    """Adds to a dict. Keys are plain, since others could take for ever to be hashed, and none comes twice."""
     for key, value in pairs:
-        if type(key) not in (str, int):
-            raise TypeError(f"a key of type {type(key)}")
+        if type(key) not in (str, int) or key in table:
+            raise ValueError("a key that is no name, or a second one of a name")
         table[key] = value
     return table
 

@@ -74,6 +74,10 @@ REFUSED = {
     "a name without end": (pickled(b"\x80\x04" + NESTED + b"X\x01\x00\x00\x00a\x93."), "damaged or not a torch file"),
     "an endless memo": (pickled(b"\x80\x02}r\xff\xff\xff\xff."), "no weights"),
     "a large pickle": (pickled(b"\x80\x02N" + b"\x85" * 2_000_000 + b"."), "more than 1048576 bytes"),
+    "two tensors of one name": (
+        pickled(b"\x80\x02}(X\x01\x00\x00\x00aNX\x01\x00\x00\x00aNu."),
+        "damaged or not a torch file",
+    ),
     "an empty stack": (pickled(b"\x80\x02."), "damaged or not a torch file"),
     "another byte order": (lambda name, data: b"big" if name.endswith("byteorder") else data, "little-endian"),
 }
