@@ -38,13 +38,14 @@ def test_the_parts_make_the_same_videos(trained, enlarging, tmp_path):
     assert assemble(trained, enlarging, tmp_path / "out") == 0
     made, known = (load(folder)(PROMPT, fps=1).frames for folder in (tmp_path / "out", enlarging))
     np.testing.assert_array_equal(made, known)
+    assert main(["verify", str(tmp_path / "out")]) == 0 and (tmp_path / "out" / "SHA256SUMS").exists()
 
 
 def test_a_part_that_trained_what_it_inherits_gets_a_base_of_its_own(trained, enlarging, tmp_path):
     base, own = load_weights(trained["base"])[0], load_weights(trained["superres"])
     changed = jax.tree.map(lambda leaf: leaf + 0.5, base)
     whole = unflatten_dict(flatten_dict(changed) | flatten_dict(own[0]))
-    save_weights(trained["superres"], whole, own[1])
+    save_weights(trained["superres"], whole, own[1], replace=True)
     assert assemble(trained, enlarging, tmp_path / "out") == 0
     weights = load(tmp_path / "out").sampler.weights
     np.testing.assert_array_equal(weights.stage("superres").params["token_table"], changed["token_table"])
