@@ -40,6 +40,7 @@ def test_the_parts_make_the_same_videos(trained, enlarging, tmp_path):
     assert assemble(trained, enlarging, tmp_path / "out") == 0
     made, known = (load(folder)(PROMPT, fps=1).frames for folder in (tmp_path / "out", enlarging))
     np.testing.assert_array_equal(made, known)
+    assert main(["verify", str(tmp_path / "out")]) == 0 and (tmp_path / "out" / "SHA256SUMS").exists()
 
 
 def test_a_part_that_trained_what_it_inherits_gets_a_base_of_its_own(trained, enlarging, tmp_path):
