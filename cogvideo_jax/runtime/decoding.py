@@ -184,7 +184,7 @@ def _with_starts(container, stream) -> Iterator[tuple[float, Any]]:
         try:
             frames = decoder.decode(packet)
         except av.error.InvalidDataError:
-            if start is not None:
+            if start is not None or not moments:
                 raise
             moments.pop()  # a recording may begin between key frames
             continue

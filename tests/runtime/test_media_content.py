@@ -3,7 +3,6 @@
 import shutil
 import struct
 
-import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,12 +104,9 @@ def test_a_cover_is_no_video(tmp_path):
     def mark(stream):
         stream.disposition = Disposition.attached_pic
 
-    write(tmp_path / "a.mkv", greys(1), "mjpeg", "yuvj420p", set_up=mark)
-    with av.open(str(tmp_path / "a.mkv")) as container:
-        if not container.streams.video[0].disposition & Disposition.attached_pic:
-            pytest.skip("this container does not keep the mark")
+    write(tmp_path / "a.mp4", greys(1), "png", "rgb24", set_up=mark)
     with pytest.raises(UserError, match="it has no video stream"):
-        read(tmp_path / "a.mkv")
+        read(tmp_path / "a.mp4")
 
 
 def test_a_heif_picture_is_named(tmp_path):
