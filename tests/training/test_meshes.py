@@ -70,7 +70,8 @@ def test_no_parameter_is_whole_on_a_device_that_the_rules_split(runs):
 def tokenizer_config(folder, shape) -> ConfigDict:
     """The demo's tokenizer, narrower, on four clips of noise."""
     for i in range(4):
-        write_gif(folder / f"{i}.gif", np.random.default_rng(i).integers(0, 255, (8, 16, 16, 3), np.uint8), fps=8)
+        noise = np.random.default_rng(i).integers(0, 255, (8, 16, 16, 3), np.uint8)
+        write_gif(folder / f"{i}.gif", noise, fps=8, replace=True)
     rows = [json.dumps({"file": f"{i}.gif", "text": "noise"}) for i in range(4)]
     (folder / "captions.jsonl").write_text("\n".join(rows))
     config = load_config(Path(__file__).parents[2] / "configs" / "demo_tokenizer.py", [])
