@@ -47,7 +47,9 @@ def run(request, tmp_path_factory):
     greedy = functools.partial(dataclasses.replace, greedy=True)
     strategies = ("first_frame", "keyframes", "interpolation", "superres")
     sampling_config = {name: greedy(getattr(RELEASED, name)) for name in strategies}
-    write_sampling_config(folder / "ours" / "pipeline.json", dataclasses.replace(RELEASED, **sampling_config))
+    write_sampling_config(
+        folder / "ours" / "pipeline.json", dataclasses.replace(RELEASED, **sampling_config), replace=True
+    )
     sampler = load(folder / "ours").sampler
     sampler.weights.text = FakeText(golden)
     return golden, arrays, sampler

@@ -182,8 +182,7 @@ class WeightsFolder:
         if path not in self._loaded:
             kept: dict[str, Array] = {}
             for own, _, read in self._leaves(path):
-                leaf = require_finite(read(), name=own, path=path)
-                for path_, x in self._kept(own, jax.device_put(leaf)).items():
+                for path_, x in self._kept(own, jax.device_put(read())).items():
                     kept[path_] = jax.device_put(x, self._shardings.get(path_))
             self._loaded[path] = kept
         return self._loaded[path]
@@ -193,7 +192,7 @@ class WeightsFolder:
         for name, leaf in read_description(path)[0].items():
             first, _, rest = name.partition("/")
             if first != "layers":
-                yield name, leaf, functools.partial(read_leaf, path, name)
+                yield name, leaf, functools.partial(_read, path, name)
                 continue
             own = Leaf(leaf.dtype, leaf.shape[1:])
             for layer in range(leaf.shape[0]):
@@ -223,8 +222,12 @@ class WeightsFolder:
         return found | scales | head
 
 
+def _read(path: Path, name: str, layers: slice | None = None) -> np.ndarray:
+    return require_finite(read_leaf(path, name, layers), name=name, path=path)
+
+
 def _layer(path: Path, name: str, layer: int) -> np.ndarray:
-    return read_leaf(path, name, slice(layer, layer + 1))[0]
+    return _read(path, name, slice(layer, layer + 1))[0]
 
 
 def read_labels(path: str | Path) -> Int[np.ndarray, "C"]:
