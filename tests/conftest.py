@@ -5,6 +5,7 @@ and by XLA's older emitters, which compile in half the time. Where numbers are h
 fixture `full_optimisation` compiles as users do.
 """
 
+import gc
 import os
 import tempfile
 
@@ -35,9 +36,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def _forget_programs():
-    """Frees the programs of a file when it is done; all files together would keep gigabytes of them."""
+    """Frees the programs of a file when it is done; all files together would keep gigabytes of them.
+
+    Python's garbage collector then leaves alone what is left, through which it would search again and again.
+    """
     yield
     jax.clear_caches()
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")
