@@ -2,9 +2,11 @@
 
 import json
 
+import ml_dtypes
 import numpy as np
 import pytest
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.mesh import make_mesh
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training.metrics import MetricsWriter
@@ -48,3 +50,12 @@ def test_a_mesh_that_does_not_fit_the_devices_is_refused():
         make_mesh({"data": 1, "fsdp": 1000, "tensor": 1})
     with pytest.raises(ValueError, match="exactly the axes"):
         make_mesh({"data": 1})
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf])
+def test_weights_with_numbers_that_are_not_finite_are_refused(tmp_path, dtype, number):
+    path = tmp_path / "a.safetensors"
+    save_weights(path, {"fine": np.ones(3, np.int32), "bad": np.asarray([1, number], dtype)}, {})
+    with pytest.raises(UserError, match=r"a.safetensors is damaged: bad has numbers that are NaN or infinite"):
+        load_weights(path)

@@ -93,9 +93,9 @@ def test_a_run_survives_kills_saves_when_told_to_end_and_goes_on_with_half_its_p
     for _ in range(KILLS):
         enough = max(losses(workdir), default=0) + rng.randint(6, 12)
         wait_until(lambda enough=enough: max(losses(workdir), default=0) > enough, run, seconds=300)
-        before = losses(workdir)
-        last = max(before)
         killed.append(kill_one(run, rng))
+        before = losses(workdir)  # nothing writes until the restart
+        last = max(before)
         wait_until(lambda last=last: len(losses(workdir)) > last, run, seconds=300)
         again = losses(workdir)
         assert {step: again[step] for step in before} == before  # those after the last checkpoint were made anew

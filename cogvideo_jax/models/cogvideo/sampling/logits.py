@@ -72,7 +72,7 @@ def sample(
     cluster = _draw(keys[:, 0], cluster_logits(scaled, strategy, labels, clusters), greedy=strategy.greedy)
     inside = jnp.where(labels[None] == cluster[:, None], scaled / strategy.token_temperature, FORBIDDEN)
     code = _draw(keys[:, 1], inside, greedy=strategy.greedy)
-    return jnp.where(cluster == clusters, logits.shape[1], code)
+    return _or_none(code, scaled)
 
 
 def require_drawn(ids: Int[Array, "*any"], codes: int) -> None:
@@ -117,7 +117,12 @@ def sample_top_k(
     A row with a NaN gets C.
     """
     kept = top_k_logits(logits.astype(jnp.float32), top_k=top_k, most=most)
-    return _draw(rngs, kept, greedy=greedy)
+    return _or_none(_draw(rngs, kept, greedy=greedy), logits)
+
+
+def _or_none(codes: Int[Array, "B"], logits: Float[Array, "B C"]) -> Int[Array, "B"]:
+    """The codes, and C in rows whose logits are no numbers: masks hide a NaN from what is drawn."""
+    return jnp.where(jnp.isfinite(logits.max(axis=-1)), codes, logits.shape[1])
 
 
 def top_k_logits(logits: Float[Array, "B C"], *, top_k: Int[Array, ""], most: int) -> Float[Array, "B C"]:
@@ -146,6 +151,6 @@ def _draw(keys: Key[Array, "B"], logits: Float[Array, "B n"], *, greedy: bool) -
 
 
 def first_of_largest(x: Float[Array, "B n"]) -> Int[Array, "B"]:
-    """`argmax` of every row in two passes, n where there is a NaN; `jnp.argmax` took twice as long on a CPU."""
-    count = x.shape[-1]
-    return jnp.where(x == x.max(axis=-1, keepdims=True), jnp.arange(count), count).min(axis=-1)
+    """`argmax` of every row in two passes; with `jnp.argmax` a draw took twice as long on a CPU."""
+    last = x.shape[-1] - 1
+    return jnp.where(x == x.max(axis=-1, keepdims=True), jnp.arange(last + 1), last).min(axis=-1)
