@@ -13,9 +13,9 @@
 
 import jax
 import numpy as np
-from jaxtyping import Bool, Float, Int, Int8, Key, UInt8
+from jaxtyping import Bool, Float, Int, Int8, Key, Shaped, UInt8, UInt32
 
 Array = jax.Array | np.ndarray
 PyTree = dict | tuple | list | jax.Array
 
-__all__ = ["Array", "Bool", "Float", "Int", "Int8", "Key", "PyTree", "UInt8"]
+__all__ = ["Array", "Bool", "Float", "Int", "Int8", "Key", "PyTree", "Shaped", "UInt8", "UInt32"]

@@ -1,13 +1,15 @@
 """Orbax checkpoints of the training state and of the data iterator, written in the background.
 
 A checkpoint gets its name when it is complete, so a kill leaves no half-written one. One that was damaged later is set
-aside, as WORKDIR/damaged_checkpoints/STEP, in favour of the one before, so that training goes on and saves again.
+aside, as WORKDIR/damaged_checkpoints/STEP, in favour of the one before, so that training goes on and saves again. The
+checksums of all arrays are saved beside the place in the data, because orbax does not notice a changed byte.
 """
 
 import contextlib
+import dataclasses
 import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +21,43 @@ from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime.checksums import json_digest, tree_checksums
 from cogvideo_jax.runtime.files import write_text
 from cogvideo_jax.runtime.processes import is_first
-from cogvideo_jax.runtime.schemas import NotNegative, read_json
+from cogvideo_jax.runtime.schemas import STRICT, NotNegative, check, dataclass_schema, read_json
 
 Steps = Annotated[list[NotNegative], Field(max_length=10_000)]
+
+
+@dataclass_schema(STRICT)
+class Note:
+    """What a checkpoint holds beside the state.
+
+    Attributes:
+      place: state of the data iterator.
+      digest: of `place`.
+      checksums: of all arrays of the state by name; empty in checkpoints of 0.1.0, which have no digest either.
+    """
+
+    place: dict
+    digest: str
+    checksums: dict[str, NotNegative]
+
+    def require(self, checksums: Mapping[str, int]) -> None:
+        """Raises UserError if an array is not what was saved."""
+        for name, value in self.checksums.items():
+            if checksums.get(name) != value:
+                raise UserError(f"{name} has changed since it was saved")
+
+
+def read_note(values: dict) -> Note:
+    """The note of a checkpoint. Raises UserError if it is not what was saved."""
+    if not values.keys() & {field.name for field in dataclasses.fields(Note)}:
+        return Note(values, "", {})
+    note = check(values, Note, where="the note of the checkpoint")
+    if json_digest(note.place) != note.digest:
+        raise UserError("the place in the data has changed since it was saved")
+    return note
 
 
 class Checkpoints:
@@ -40,7 +74,8 @@ class Checkpoints:
         """Starts saving a step; keeps an existing checkpoint of that step."""
         if step in self._manager.all_steps():
             return
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        note = dataclasses.asdict(Note(data, json_digest(data), tree_checksums(state)))
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(note))
         if not self._manager.save(step, args=items):
             raise RuntimeError(
                 f"orbax did not save step {step} in {self._folder}, which has {self._manager.all_steps()}"
@@ -94,7 +129,10 @@ class Checkpoints:
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())
         found = self._manager.restore(step, args=items)
-        return found.state, found.data
+        note = read_note(found.data)
+        if note.checksums:
+            note.require(tree_checksums(found.state))
+        return found.state, note.place
 
     def _set_aside_noted(self) -> None:
         """Sets aside what one of several processes could not read before all were restarted."""

@@ -4,9 +4,12 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import tensorstore
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.checkpoint import read_note
+from cogvideo_jax.runtime.checksums import checksum
 from cogvideo_jax.runtime.files import read_bytes, reason
 from cogvideo_jax.runtime.jsonl import read_lines
 from cogvideo_jax.runtime.schemas import STRICT, dataclass_schema, read_json, shown
@@ -54,14 +57,29 @@ def _check_config(path: Path, tasks_of: Callable[[str], Mapping[str, TaskType]])
 def _check_checkpoint(folder: Path) -> None:
     """Reads the arrays of a checkpoint one by one, whatever devices it was saved on."""
     try:
-        tree = json.loads(read_bytes(folder / "state" / "_METADATA"))["tree_metadata"].values()
-        store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{folder.resolve() / 'state'}/"}}
-        for leaf in tree:
-            if not leaf["value_metadata"]["skip_deserialize"]:  # a dict without keys, or None
-                name = ".".join(part["key"] for part in leaf["key_metadata"])
-                array = tensorstore.open({"driver": "zarr", "kvstore": store | {"path": f"{name}/"}}).result()
-                array.read().result()
-        json.loads(read_bytes(folder / "data" / "metadata"))
+        note, checksums, shapes = read_note(json.loads(read_bytes(folder / "data" / "metadata"))), {}, {}
+        for name, array in _arrays(folder / "state"):
+            checksums[name], shapes[name] = int(checksum(array)), list(array.shape)
+        note.require(checksums)
+        if dict(_described_shapes(folder / "state")) != shapes:
+            raise UserError("the descriptions of its arrays do not fit the arrays")
     except Exception as error:  # these libraries raise many kinds for a damaged file
         said = f"{type(error).__name__}: {reason(error)}"
         raise UserError(f"checkpoint {folder} cannot be read: {said[:200]}") from error
+
+
+def _arrays(state: Path) -> Iterator[tuple[str, np.ndarray]]:
+    tree = json.loads(read_bytes(state / "_METADATA"))["tree_metadata"].values()
+    store = {"driver": "ocdbt", "base": {"driver": "file", "path": f"{state.resolve()}/"}}
+    for leaf in tree:
+        if not leaf["value_metadata"]["skip_deserialize"]:  # a dict without keys, or None
+            name = ".".join(part["key"] for part in leaf["key_metadata"])
+            array = tensorstore.open({"driver": "zarr", "kvstore": store | {"path": f"{name}/"}}).result()
+            yield name, array.read().result()
+
+
+def _described_shapes(state: Path) -> Iterator[tuple[str, list[int]]]:
+    """Names and shapes of all arrays, as each process described those that it wrote."""
+    for path in (state / "array_metadatas").iterdir():
+        for array in json.loads(read_bytes(path))["array_metadatas"]:
+            yield array["array_metadata"]["param_name"], array["array_metadata"]["write_shape"]

@@ -14,7 +14,8 @@ SIZE = 5000
 
 
 def state(step: int):
-    return {"a": jnp.arange(SIZE, dtype=jnp.float32) + step, "b": {"c": jnp.full((3,), step, jnp.int32)}}
+    """Noise that no compressor shortens, so that a changed byte is a changed number."""
+    return {"a": jax.random.normal(jax.random.key(step), SIZE), "b": {"c": jnp.full((3,), step, jnp.int32)}}
 
 
 LIKE = jax.tree.map(
@@ -30,7 +31,17 @@ def largest(folder):
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
 
 
+def flip(path, place: int):
+    """Changes one bit of a byte, which turns one digit into another."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
 DAMAGES = {
+    "a bit of the numbers": lambda step: flip(largest(step / "state"), -SIZE),
+    "a digit of the place": lambda step: flip(step / "data" / "metadata", len('{"place": {"next": ')),
+    "a digit of a checksum": lambda step: flip(step / "data" / "metadata", -3),
     "half of the numbers": lambda step: cut(largest(step / "state"), to=0.5),
     "the index of the numbers": lambda step: cut(step / "state" / "manifest.ocdbt", to=0.3),
     "the shapes": lambda step: cut(step / "state" / "_METADATA", to=0.5),
