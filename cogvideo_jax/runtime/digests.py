@@ -1,7 +1,7 @@
 """SHA256SUMS: digests of a folder's files, which `sha256sum --check SHA256SUMS` reads as well."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from cogvideo_jax.errors import UserError
@@ -13,11 +13,20 @@ LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\\0]+)")
 
 
 def note_digests(folder: str | Path) -> Path:
-    """Writes the digests of all files, to be called when the folder is complete."""
-    folder = Path(folder)
-    paths = sorted(path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name != FILE)
-    write_text(folder / FILE, "".join(f"{file_digest(path)}  {path.name}\n" for path in paths), replace=True)
-    return folder / FILE
+    """Adds the digests of files that have none yet, and drops those of files that are gone.
+
+    Raises UserError if SHA256SUMS itself is damaged.
+    """
+    folder, noted = Path(folder), read_digests(folder)
+    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
+    return _write(folder, {name: noted.get(name) or file_digest(folder / name) for name in names if name != FILE})
+
+
+def forget_digests(folder: str | Path, names: Collection[str]) -> None:
+    """Drops the digests of files that are about to change, so that a kill leaves none that is wrong."""
+    kept = read_digests(folder)
+    if kept.keys() & names:
+        _write(Path(folder), {name: digest for name, digest in kept.items() if name not in names})
 
 
 def check_digests(folder: str | Path) -> Iterator[str]:
@@ -26,8 +35,7 @@ def check_digests(folder: str | Path) -> Iterator[str]:
     A folder without SHA256SUMS has nothing to compare. Raises UserError if SHA256SUMS itself is damaged.
     """
     folder = Path(folder)
-    noted = _read(folder / FILE) if (folder / FILE).exists() else {}
-    for name, digest in noted.items():
+    for name, digest in read_digests(folder).items():
         try:
             if file_digest(folder / name) != digest:
                 yield f"{folder / name} has changed since {FILE} was written"
@@ -35,11 +43,17 @@ def check_digests(folder: str | Path) -> Iterator[str]:
             yield str(error)
 
 
-def _read(path: Path) -> dict[str, str]:
-    """Digests by the names of files."""
-    lines = read_bytes(path).decode(errors="replace").splitlines()
+def read_digests(folder: str | Path) -> dict[str, str]:
+    """Digests by the names of files; none in a folder without SHA256SUMS. Raises UserError if it is damaged."""
+    path = Path(folder) / FILE
+    lines = read_bytes(path).decode(errors="replace").splitlines() if path.exists() else []
     matches = [LINE.fullmatch(line) for line in lines]
-    if not all(matches) or not matches:
+    if not all(matches) or (path.exists() and not matches):
         wrong = next((line for line, match in zip(lines, matches) if not match), "")
         raise UserError(f"{path} is damaged: {shown(wrong)} should be a digest, two spaces and the name of a file")
     return {match[2]: match[1] for match in matches if match}
+
+
+def _write(folder: Path, digests: dict[str, str]) -> Path:
+    write_text(folder / FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()), replace=True)
+    return folder / FILE

@@ -13,8 +13,9 @@ from cogvideo_jax.cli.main import main
 from cogvideo_jax.cli.train import tasks_of
 from cogvideo_jax.data.cache import write_token_cache
 from cogvideo_jax.data.clips import Clip, ClipSource
+from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS
 from cogvideo_jax.runtime.checkpoint import Checkpoints
-from cogvideo_jax.runtime.digests import note_digests
+from cogvideo_jax.runtime.digests import note_digests, read_digests
 from cogvideo_jax.runtime.weights import save_weights
 from cogvideo_jax.training.config_files import read_config
 
@@ -96,6 +97,11 @@ def test_whole_folders_have_no_damage(verify, cache, workdir, folder):
     assert verify(cache) == verify(workdir) == verify(folder) == []
     (folder / "SHA256SUMS").unlink()
     assert verify(folder) == []
+
+
+def test_the_demo_weights_are_whole_and_have_digests_of_all_files(verify):
+    assert verify(DEMO_WEIGHTS) == []
+    assert read_digests(DEMO_WEIGHTS).keys() == {path.name for path in DEMO_WEIGHTS.iterdir()} - {"SHA256SUMS"}
 
 
 def test_each_damaged_part_of_a_cache_is_named(verify, cache):

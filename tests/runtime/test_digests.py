@@ -1,4 +1,4 @@
-"""SHA256SUMS: written once a folder is complete, read by us and by `sha256sum`."""
+"""SHA256SUMS: noted as files are added, read by us and by `sha256sum`."""
 
 import shutil
 import subprocess
@@ -6,7 +6,7 @@ import subprocess
 import pytest
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.runtime.digests import check_digests, note_digests
+from cogvideo_jax.runtime.digests import check_digests, forget_digests, note_digests, read_digests
 
 
 @pytest.fixture
@@ -33,6 +33,20 @@ def test_each_file_that_changed_or_is_gone_is_named(folder):
     (folder / "红 a.txt").unlink()
     changed, gone = check_digests(folder)
     assert "b.bin has changed" in changed and "红 a.txt does not exist" in gone
+
+
+def test_digests_are_added_kept_and_dropped_but_never_changed(folder):
+    forget_digests(folder, ["none"])
+    before = read_digests(folder)
+    (folder / "b.bin").write_text("B.bin")
+    (folder / "c.bin").write_text("c")
+    (folder / "红 a.txt").unlink()
+    note_digests(folder)
+    assert read_digests(folder).keys() == {"b.bin", "c.bin"} and read_digests(folder)["b.bin"] == before["b.bin"]
+    forget_digests(folder, ["b.bin"])
+    assert read_digests(folder).keys() == {"c.bin"}
+    note_digests(folder)
+    assert list(check_digests(folder)) == [] and read_digests(folder)["b.bin"] != before["b.bin"]
 
 
 def test_a_folder_without_digests_has_nothing_to_compare(tmp_path):

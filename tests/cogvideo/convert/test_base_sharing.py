@@ -31,7 +31,7 @@ def stage_files(tmp_path, *, change: float | None):
 
 
 def files(folder) -> set[str]:
-    return {path.name for path in folder.iterdir()} - {"pipeline.json"}
+    return {path.name for path in folder.iterdir()} - {"pipeline.json", "SHA256SUMS"}
 
 
 def test_equal_bases_are_stored_once(tmp_path):

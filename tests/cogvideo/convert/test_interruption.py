@@ -17,11 +17,16 @@ from cogvideo_jax.models.cogvideo.convert import to_official, to_ours
 from cogvideo_jax.models.cogvideo.convert.to_official import convert_back
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
 from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS
+from cogvideo_jax.runtime.digests import check_digests
 from cogvideo_jax.runtime.weights import load_weights
 from tests.cogvideo.convert import tiny
 from tests.cogvideo.convert.checkpoints import assert_same_bits, official, read_sat, write_source
 
 STAGE1 = "b_train_stage1_full"
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
 
 
 def stop_at(monkeypatch, module, function: str, call: int, error: BaseException) -> None:
@@ -65,7 +70,7 @@ def test_a_conversion_stopped_between_its_two_files_leaves_a_whole_base(tmp_path
         patch.setattr(type(tmp_path), "replace", stopping)
         with pytest.raises(KeyboardInterrupt):
             convert(source, tmp_path / "ours")
-    assert {path.name for path in (tmp_path / "ours").iterdir()} == {"base.safetensors", "pipeline.json"}
+    assert names(tmp_path / "ours") == {"base.safetensors", "pipeline.json"}
     convert(source, tmp_path / "ours")
     assert_same_bits(read_sat(convert_back(tmp_path / "ours", tmp_path / "back", part="stage1")), made.arrays)
 
@@ -91,7 +96,7 @@ to_ours.convert({str(source)!r}, {str(ours)!r})
             with pytest.raises(ValueError):
                 load_weights(path)
     convert(source, ours)
-    assert {path.name for path in ours.iterdir()} == {"base.safetensors", "pipeline.json", "stage1.safetensors"}
+    assert names(ours) == {"base.safetensors", "pipeline.json", "stage1.safetensors", "SHA256SUMS"}
 
 
 @pytest.mark.parametrize("name", ["pipeline.json", "stage2_base.safetensors", "stage2.safetensors"])
@@ -104,6 +109,7 @@ def test_a_conversion_killed_before_any_of_its_files_has_its_name_runs_again(nam
         sources.append(write_source("folder", tmp_path / str(number), made))
     convert(sources[0], ours)
     (ours / "pipeline.json").unlink()
+    assert "pipeline.json does not exist" in next(check_digests(ours))
     code = f"""
 import os, pathlib, signal
 from cogvideo_jax.models.cogvideo.convert.to_ours import convert
@@ -119,8 +125,9 @@ convert({str(sources[1])!r}, {str(ours)!r})
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert not (ours / "stage2.safetensors").exists()
     assert main(["convert", str(sources[1]), str(ours)]) == 0
-    expected = {"base.safetensors", "pipeline.json", "stage1.safetensors"}
-    assert {path.name for path in ours.iterdir()} == expected | {"stage2_base.safetensors", "stage2.safetensors"}
+    expected = {"base.safetensors", "pipeline.json", "stage1.safetensors", "SHA256SUMS"}
+    assert names(ours) == expected | {"stage2_base.safetensors", "stage2.safetensors"}
+    assert list(check_digests(ours)) == []
     assert_same_bits(read_sat(convert_back(ours, tmp_path / "back", part="stage2")), second.arrays)
 
 

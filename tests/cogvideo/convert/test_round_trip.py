@@ -19,6 +19,7 @@ from cogvideo_jax.models.cogvideo.convert.to_ours import convert
 from cogvideo_jax.models.cogvideo.superres.config import from_dict as superres_from_dict
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS
+from cogvideo_jax.runtime.digests import check_digests, read_digests
 from cogvideo_jax.runtime.weights import load_weights
 from tests.cogvideo.convert.checkpoints import (
     assert_same_bits,
@@ -77,7 +78,8 @@ def test_every_form_of_a_source_gives_the_tree_of_the_name_tables(form, tmp_path
         table = transformer_names.rules(config)
     expected = transformer_names.from_official(made.arrays, config, table=table)
     assert_same_bits(joined(tmp_path / "ours", made.part), flatten_dict(expected))
-    assert not [path for path in (tmp_path / "ours").iterdir() if path.suffix not in (".safetensors", ".json")]
+    assert list(check_digests(tmp_path / "ours")) == [] and len(read_digests(tmp_path / "ours")) > 1
+    assert not [path for path in (tmp_path / "ours").iterdir() if path.suffix not in (".safetensors", ".json", "")]
 
 
 def test_the_tree_of_the_tokenizer_is_that_of_its_name_table(tmp_path):

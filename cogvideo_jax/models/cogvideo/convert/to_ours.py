@@ -33,6 +33,7 @@ from cogvideo_jax.models.cogvideo.layout import base_layout
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, read_sampling_config, write_sampling_config
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
+from cogvideo_jax.runtime.digests import forget_digests, note_digests, read_digests
 from cogvideo_jax.runtime.files import require_free
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
@@ -93,6 +94,7 @@ def convert(
     if heads is not None and heads < 1:
         raise ConversionError(f"a model has at least one attention head, not {heads} (--heads)")
     with workspace(target) as scratch:
+        read_digests(target)
         checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
         checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
@@ -252,13 +254,15 @@ def _place(names: list[str], target: Path, scratch: Path, *, replace: bool) -> N
     """Renames what was written, the part last, so that it never is without its base and its sampling config."""
     *bases, part = names
     own = target / part.replace(".", f"{OWN_BASE}.")
+    written = [name for name in (*bases, FILE, part) if (scratch / name).exists()]
+    forget_digests(target, [*written, part, own.name] if replace else written)
     if replace:
         (target / part).unlink(missing_ok=True)  # it may stand on a base that is replaced now
         if own.name not in bases:
             own.unlink(missing_ok=True)
-    for name in (*bases, FILE, part):
-        if (scratch / name).exists():
-            (scratch / name).replace(target / name)
+    for name in written:
+        (scratch / name).replace(target / name)
+    note_digests(target)
 
 
 def _counted(chunks: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
