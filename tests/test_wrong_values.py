@@ -265,9 +265,15 @@ class Place:
         return next((key for key in reversed(self.keys) if isinstance(key, str)), "")
 
 
+@functools.cache
+def json_schema(schema: Any) -> dict:
+    """What a file of a schema holds."""
+    return TypeAdapter(schema).json_schema()
+
+
 def places(kind: Kind) -> list[Place]:
     """All values that the schema says something about."""
-    whole = TypeAdapter(kind.schema).json_schema()
+    whole = json_schema(kind.schema)
 
     def walk(value: Any, schema: dict, keys: tuple) -> Iterator[Place]:
         schema = resolved(schema, whole)

@@ -5,6 +5,7 @@ value raises UserError: one sentence that names the file, the key, what came and
 """
 
 import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -94,9 +95,14 @@ def read_json(path: str | Path, schema: type[T], *, limit: int = SMALL_FILE) -> 
 def parse_json(text: bytes | str, schema: type[T], *, where: str) -> T:
     """The object that a JSON text describes; `where` names its origin in errors. Raises UserError."""
     try:
-        return TypeAdapter(schema).validate_json(text)
+        return _adapter(schema).validate_json(text)
     except ValidationError as error:
         raise UserError(sentence(error, where)) from error
+
+
+@functools.cache
+def _adapter(schema: type[T]) -> TypeAdapter[T]:
+    return TypeAdapter(schema)
 
 
 def check(values: Any, schema: type[T], *, where: str) -> T:
