@@ -44,6 +44,7 @@ def run(options: Namespace, overrides: list[str]) -> int:
         join()
     try:
         with aborting() if options.distributed else contextlib.nullcontext():
+            task.check(config)  # it uses devices, which exist after joining only
             weights = loop.train(config, options.workdir, task.build, profiled=profiled)
     except loop.Interrupted as stop:
         print(f"cogvideo train: {stop}", file=sys.stderr)

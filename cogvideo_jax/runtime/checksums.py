@@ -12,9 +12,12 @@ WORDS = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}  # by the bytes of an eleme
 
 
 def tree_checksums(tree: PyTree) -> dict[str, int]:
-    """Checksum of every array by its path, as "a.b.0"."""
-    sums = {jax.tree_util.keystr(path, simple=True, separator="."): checksum(leaf) for path, leaf in _leaves(tree)}
-    return {name: int(value) for name, value in jax.device_get(sums).items()}
+    """Checksum of every array by its path, as "a.b.0".
+
+    One after the other: processes that each run several programs at once may wait for each other forever.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): int(checksum(leaf)) for path, leaf in leaves}
 
 
 def json_digest(value: object) -> str:
@@ -36,6 +39,3 @@ def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         stride *= array.shape[axis]
     return jnp.sum(array.astype(jnp.uint32) * (2 * places + 1), dtype=jnp.uint32)
 
-
-def _leaves(tree: PyTree) -> list:
-    return jax.tree_util.tree_flatten_with_path(tree)[0]

@@ -1,5 +1,6 @@
 """Runs tasks of configs that a test has changed, as the command does after it has read a file."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,16 @@ def typed(config: ConfigDict) -> TrainConfig:
 
 def build(config: ConfigDict, mesh: Mesh | None = None) -> Task:
     """Its task, by default on the config's mesh of all devices."""
-    return TASKS[config.part].build(typed(config), mesh or make_mesh(config.mesh.to_dict()))
+    return _build(typed(config), mesh or make_mesh(config.mesh.to_dict()))
 
 
 def train(config: ConfigDict, workdir: Path, **how: Any) -> Path:
     """Path of the trained weights; `how` as in `loop.train`."""
-    return loop.train(typed(config), workdir, TASKS[config.part].build, **how)
+    TASKS[config.part].check(typed(config))
+    return loop.train(typed(config), workdir, _build, **how)
+
+
+@functools.cache
+def _build(config: TrainConfig, mesh: Mesh) -> Task:
+    """Runs of equal configs share what they trace and compile."""
+    return TASKS[config.part].build(config, mesh)

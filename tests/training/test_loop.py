@@ -21,6 +21,8 @@ from cogvideo_jax.training.state import count
 from cogvideo_jax.training.validation import validate
 from tests.training.run import build, train, typed
 
+LONG = dict(steps=30, checkpoint_every=10)  # of a run that learns
+
 
 def losses(workdir) -> dict[int, float]:
     lines = (workdir / "metrics.jsonl").read_text().splitlines()
@@ -35,7 +37,7 @@ def plan(config):
 def base_run(make_config, tmp_path_factory):
     """Folder of a base trained without interruption."""
     folder = tmp_path_factory.mktemp("base")
-    train(make_config("base"), folder)
+    train(make_config("base", **LONG), folder)
     return folder
 
 
@@ -45,11 +47,10 @@ def base(base_run):
     return base_run / "weights.safetensors"
 
 
-def test_the_base_learns_and_writes_its_figures(make_config, tmp_path):
-    weights = train(make_config("base", steps=30), tmp_path)
-    curve = losses(tmp_path)
+def test_the_base_learns_and_writes_its_figures(base_run, base):
+    curve = losses(base_run)
     assert list(curve) == list(range(1, 31)) and curve[30] < curve[1]
-    tree, description = load_weights(weights)
+    tree, description = load_weights(base)
     assert description["kind"] == "base" and "token_table" in tree
 
 
@@ -87,7 +88,7 @@ def test_training_that_does_not_fit_is_refused_before_anything_is_read(make_conf
     assert phase.weights > 0 and phase.working > 0
     monkeypatch.setattr(memory, "room", lambda: memory.Room(host=2**40, device=10_000, devices=1))
     with pytest.raises(ValueError, match=r"a training step needs .* lower batch_size, set remat=everything"):
-        train(config, tmp_path / "run")
+        loop.train(typed(config), tmp_path / "run", TASKS["base"].build)
 
 
 def test_recomputing_activations_takes_less_memory(make_config):
@@ -129,10 +130,10 @@ def test_stopping_and_starting_again_gives_the_same_losses(make_config, tmp_path
 
     monkeypatch.setattr(loop, "_finite", interrupt)
     with pytest.raises(Interrupted, match="step 6"):
-        train(make_config("base"), tmp_path / "broken")
+        train(make_config("base", **LONG), tmp_path / "broken")
     monkeypatch.undo()
     assert max(losses(tmp_path / "broken")) == 6
-    train(make_config("base"), tmp_path / "broken")
+    train(make_config("base", **LONG), tmp_path / "broken")
     assert losses(tmp_path / "broken") == losses(base_run)
 
 
@@ -212,6 +213,7 @@ def test_settings_that_do_not_fit_are_refused(make_config, tmp_path, changes, wo
 
 
 def test_weights_that_are_no_base_are_refused(make_config, tmp_path, base):
-    stage = train(make_config("stage1", base=str(base)), tmp_path / "stage")
+    task, stage = build(make_config("stage1", base=str(base))), tmp_path / "stage.safetensors"
+    task.export(task.first_state(), stage)
     with pytest.raises(ValueError, match="does not fit this model: it has no positions 12 to 15"):
         train(make_config("stage1", base=str(stage)), tmp_path / "again")
