@@ -38,4 +38,3 @@ def checksum(array: Shaped[Array, "..."]) -> UInt32[Array, ""]:
         places += jax.lax.broadcasted_iota(jnp.uint32, array.shape, axis) * jnp.uint32(stride % 2**32)
         stride *= array.shape[axis]
     return jnp.sum(array.astype(jnp.uint32) * (2 * places + 1), dtype=jnp.uint32)
-

@@ -12,14 +12,18 @@ FILE = "SHA256SUMS"
 LINE = re.compile(r"([0-9a-f]{64}) [ *]([^/\\\0]+)")
 
 
-def note_digests(folder: str | Path) -> Path:
+def note_digests(folder: str | Path, *, last: Path | None = None) -> Path:
     """Adds the digests of files that have none yet, and drops those of files that are gone.
 
-    Raises UserError if SHA256SUMS itself is damaged.
+    Args:
+      last: a file that moves here next; with it the folder is complete.
+    Raises:
+      UserError: SHA256SUMS itself is damaged.
     """
     folder, noted = Path(folder), read_digests(folder)
-    names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name[0] != ".")
-    return _write(folder, {name: noted.get(name) or file_digest(folder / name) for name in names if name != FILE})
+    paths = [path for path in folder.iterdir() if path.is_file() and path.name[0] != "." and path.name != FILE]
+    files = {path.name: path for path in [*paths, *([last] if last else [])]}
+    return _write(folder, {name: noted.get(name) or file_digest(path) for name, path in files.items()})
 
 
 def forget_digests(folder: str | Path, names: Collection[str]) -> None:
@@ -55,5 +59,6 @@ def read_digests(folder: str | Path) -> dict[str, str]:
 
 
 def _write(folder: Path, digests: dict[str, str]) -> Path:
-    write_text(folder / FILE, "".join(f"{digest}  {name}\n" for name, digest in digests.items()), replace=True)
+    lines = (f"{digest}  {name}\n" for name, digest in sorted(digests.items()))
+    write_text(folder / FILE, "".join(lines), replace=True)
     return folder / FILE

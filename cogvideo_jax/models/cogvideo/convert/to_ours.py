@@ -261,8 +261,9 @@ def _place(names: list[str], target: Path, scratch: Path, *, replace: bool) -> N
         if own.name not in bases:
             own.unlink(missing_ok=True)
     for name in written:
+        if name == written[-1]:
+            note_digests(target, last=scratch / name)
         (scratch / name).replace(target / name)
-    note_digests(target)
 
 
 def _counted(chunks: Callable[[str], Iterator[np.ndarray]], bar: Any, name: str) -> Iterator[np.ndarray]:
