@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import json
 import os
+import random
 import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -39,10 +40,12 @@ from cogvideo_jax.runtime.weights import read_description
 from cogvideo_jax.training.config_files import load_config, read_config
 from cogvideo_jax.training.metrics import Line
 from cogvideo_jax.training.task import TaskType
+from tests.damages import damaged
 
 EXAMPLES = 60  # wrong values of each kind of file; fewer of each config, for many configs share a schema
 OF_A_CONFIG = 20
 DIFFERENT = 0.55  # share of them that must differ, or nothing is tested
+FUZZ = int(os.environ.get("COGVIDEO_FUZZ", "20"))  # random damages of each kind of file
 LONGEST = 500  # characters of a sentence
 DEEP = 100_000
 
@@ -468,6 +471,17 @@ def test_damaged_files_are_refused_by_their_name(kind, tmp_path):
             make(path)
             kind.refused(path)
             (path.rmdir if path.is_dir() else path.unlink)() if path.exists() else None
+
+
+@by_kind
+def test_random_damage_is_one_sentence_or_leaves_values_that_pass(kind, tmp_path):
+    path, text = tmp_path / kind.file, json.dumps(kind.good, ensure_ascii=False).encode()
+    for number in range(FUZZ if kind.is_json else 0):
+        kind.write(path, damaged(text, random.Random(f"{kind.file} {number}")))
+        try:
+            kind.read(path)
+        except UserError as error:
+            assert str(error).isprintable() and len(str(error)) < LONGEST, number
 
 
 def test_there_are_300_wrong_values():

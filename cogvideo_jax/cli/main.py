@@ -44,8 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _is_ours(record: LogRecord) -> bool:
-    """False for what orbax tells of its own work; its warnings stay."""
-    return "orbax" not in record.pathname or record.levelno >= WARNING
+    """False for what orbax tells of its own work, and for its errors, which it raises as well; its warnings stay."""
+    return "orbax" not in record.pathname or record.levelno == WARNING
 
 
 def _run(options: argparse.Namespace, rest: list[str]) -> int:

@@ -12,7 +12,6 @@ import contextlib
 import dataclasses
 import os
 import re
-import shutil
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -22,7 +21,7 @@ import numpy as np
 from cogvideo_jax.convert.torch_files import SETTINGS, TorchFile, is_old_format
 from cogvideo_jax.convert.zip_members import members
 from cogvideo_jax.errors import ConversionError, UserError, conversion_errors
-from cogvideo_jax.runtime.files import open_input, read_bytes, require_regular_file, whole_file
+from cogvideo_jax.runtime.files import open_input, read_bytes, require_regular_file, require_space, whole_file
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf
 from cogvideo_jax.runtime.schemas import parse_json
 
@@ -168,7 +167,7 @@ def _unpack(archive: zipfile.ZipFile, found: dict[str, zipfile.ZipInfo], scratch
         place = roots[0] / _latest_name(file.read(SMALL), source)
     chosen = {name: found[name] for name in (str(roots[0] / LATEST), str(roots[0] / SETTINGS)) if name in found}
     chosen |= {name: member for name, member in found.items() if PurePosixPath(name).parent == place}
-    check_space(scratch, sum(member.file_size for member in chosen.values()), f"unpacking {source}")
+    require_space(scratch, sum(member.file_size for member in chosen.values()), f"unpacking {source}")
     for name, member in chosen.items():
         out = scratch / PurePosixPath(name).relative_to(roots[0])
         with whole_file(out) as draft, draft.open("wb") as file:
@@ -181,11 +180,3 @@ def _content(archive: zipfile.ZipFile, member: zipfile.ZipInfo, source: Path) ->
     with _damages_of(source), archive.open(member) as packed:
         while chunk := packed.read(SMALL):
             yield chunk
-
-
-def check_space(folder: Path, size: int, purpose: str) -> None:
-    """Raises ConversionError if a folder's disk has less than `size` bytes free; the folder need not exist yet."""
-    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
-    free = shutil.disk_usage(existing).free
-    if size > free:
-        raise ConversionError(f"{purpose} needs {size / 1e6:,.1f} MB, but {existing} has {free / 1e6:,.1f} MB free")

@@ -9,7 +9,9 @@ import contextlib
 import dataclasses
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -22,10 +24,12 @@ from pydantic import Field
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import PyTree
 from cogvideo_jax.runtime.checksums import json_digest, tree_checksums
-from cogvideo_jax.runtime.files import write_text
+from cogvideo_jax.runtime.files import reason, require_space, write_text
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.schemas import STRICT, NotNegative, check, dataclass_schema, read_json
 
+OF_TENSORSTORE = re.compile("[A-Z_]+: ")  # begins the errors of the library that orbax writes with
+SPARE = 1 << 20  # bytes of descriptions, and of the last block of each file
 Steps = Annotated[list[NotNegative], Field(max_length=10_000)]
 
 
@@ -74,12 +78,17 @@ class Checkpoints:
         """Starts saving a step; keeps an existing checkpoint of that step."""
         if step in self._manager.all_steps():
             return
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(state))
+        require_space(self._folder, size + SPARE, f"saving step {step}")
         note = dataclasses.asdict(Note(data, json_digest(data), tree_checksums(state)))
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(note))
-        if not self._manager.save(step, args=items):
+        with self._disk_errors():
+            saved = self._manager.save(step, args=items)
+        if not saved:
             raise RuntimeError(
                 f"orbax did not save step {step} in {self._folder}, which has {self._manager.all_steps()}"
             )
+        logging.info("saving step %d", step)
 
     def restore(self, like: PyTree) -> tuple[int, PyTree, dict] | None:
         """Reads the newest readable checkpoint; None in a fresh run.
@@ -122,9 +131,23 @@ class Checkpoints:
         return self._manager.reached_preemption(step)
 
     def close(self) -> None:
-        """Waits until everything is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is on disk. Raises UserError if the disk does not take it."""
+        with self._disk_errors():
+            self._manager.wait_until_finished()
+            self._manager.close()
+
+    @contextlib.contextmanager
+    def _disk_errors(self) -> Iterator[None]:
+        """What orbax raises of a disk, in the background as well, becomes one sentence and leaves nothing."""
+        try:
+            yield
+        except (OSError, ValueError, RuntimeError) as error:
+            if not isinstance(error, OSError) and not OF_TENSORSTORE.match(str(error)):
+                raise
+            if is_first():
+                for unfinished in self._folder.glob("*.orbax-checkpoint-tmp*"):
+                    shutil.rmtree(unfinished, ignore_errors=True)
+            raise UserError(f"a checkpoint cannot be written to {self._folder}: {reason(error)[:200]}") from error
 
     def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict]:
         items = ocp.args.Composite(state=ocp.args.StandardRestore(like), data=ocp.args.JsonRestore())

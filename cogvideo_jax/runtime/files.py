@@ -101,11 +101,20 @@ def require_free(path: str | Path, *, replace: bool = False) -> None:
     path = Path(path)
     if "\0" in path.name or len(os.fsencode(path.name)) > LONGEST_NAME:
         raise UserError(f"{path.name[:SHOWN]!r}... is no name of a file; choose a shorter one")
-    with _said(path):
+    with disk_errors(path):
         if path.is_dir():
             raise UserError(f"{path} is a folder; a file is to be written")
         if not replace and os.path.lexists(path):
             raise UserError(f"{path} exists; choose another name, or pass --force to replace it")
+
+
+def require_space(folder: str | Path, size: int, purpose: str) -> None:
+    """Raises UserError if a folder's disk has less than `size` bytes free; the folder need not exist yet."""
+    folder = Path(folder)
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if size > free:
+        raise UserError(f"{purpose} needs {size / 1e6:,.1f} MB, but {existing} has {free / 1e6:,.1f} MB free")
 
 
 @contextlib.contextmanager
@@ -120,7 +129,7 @@ def whole_file(path: str | Path, *, replace: bool = False) -> Iterator[Path]:
     path = Path(path)
     require_free(path, replace=replace)
     draft = path.with_name(DRAFT.format(path.name))
-    with _said(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(os.open(draft, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666), "rb+") as own:
             _lock(own.fileno(), f"another process is writing {path}")
@@ -160,7 +169,7 @@ def whole_folder(path: str | Path, *, replace: bool = False, ours: Callable[[str
     """
     path = Path(os.path.abspath(path))  # "." has no name to put a draft beside
     draft, older = (path.with_name(f".{path.name}.{end}") for end in ("part", "old"))
-    with _said(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if older.exists() and not path.exists():
             older.rename(path)  # a kill came between the two renames below
@@ -207,7 +216,7 @@ def held(folder: str | Path) -> Iterator[None]:
       UserError: another process holds it, or it cannot be written.
     """
     folder = Path(folder)
-    with _said(folder):
+    with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -223,7 +232,8 @@ def reason(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _said(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raises UserError, which names the path, where the disk is full, read-only or gone."""
     try:
         yield
     except OSError as error:

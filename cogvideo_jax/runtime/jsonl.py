@@ -1,13 +1,15 @@
 """Files of JSON lines that grow as work is done."""
 
 import codecs
+import errno
+import os
 from pathlib import Path
 from typing import TypeVar
 
 from absl import logging
 from pydantic_core import from_json
 
-from cogvideo_jax.runtime.files import read_bytes
+from cogvideo_jax.runtime.files import disk_errors, read_bytes
 from cogvideo_jax.runtime.schemas import parse_json
 
 T = TypeVar("T")
@@ -27,6 +29,21 @@ def read_lines(path: Path, schema: type[T]) -> list[T]:
         elif line.strip():
             rows.append(parse_json(line, schema, where=f"{path} line {number}"))
     return rows
+
+
+def append_line(path: Path, row: str) -> None:
+    """Adds a row as a whole, on a line of its own even where a kill has cut the last one.
+
+    Raises:
+      UserError: the disk does not take it; the file is then as before.
+    """
+    with disk_errors(path), path.open("ab+", buffering=0) as file:
+        end = file.seek(0, os.SEEK_END)
+        file.seek(max(0, end - 1))
+        line = (b"" if file.read() in (b"", b"\n") else b"\n") + f"{row}\n".encode()
+        if file.write(line) < len(line):
+            file.truncate(end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _is_cut(line: bytes) -> bool:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, ConfigDict, Field
 
 from cogvideo_jax.runtime.files import file_digest
-from cogvideo_jax.runtime.jsonl import read_lines
+from cogvideo_jax.runtime.jsonl import append_line, read_lines
 from cogvideo_jax.runtime.schemas import FileName, NotNegative, Schema, Text, check
 
 FILE = "videos.jsonl"
@@ -94,10 +94,7 @@ class Record:
         values = self._values(video, prompt, copy) | {"files": list(files), "digests": digests}
         values |= {"weights_digest": self.weights_digest} if self.weights_digest else {}
         check(values, Row, where=f"a new row of {self.path}")
-        with self.path.open("ab+") as file:
-            file.seek(max(0, file.tell() - 1))
-            ended = file.read() in (b"", b"\n")  # not where a kill has cut a row
-            file.write(f"{'' if ended else chr(10)}{_text(values)}\n".encode())
+        append_line(self.path, _text(values))
 
     def _values(self, video: str, prompt: str, copy: int) -> dict[str, Any]:
         return {"video": video, "prompt": prompt, "copy": copy, **self.asked}

@@ -55,11 +55,10 @@ class _Run:
     stop: "_StopRequest"
 
     def close(self) -> None:
-        """Waits until all is on disk, and gives the signals back."""
-        self.profile.close()
-        self.metrics.close()
-        self.checkpoints.close()
-        self.stop.restore()
+        """Waits until all is on disk, and gives the signals back; each of these even if another fails."""
+        with contextlib.ExitStack() as ends:
+            for end in (self.stop.restore, self.checkpoints.close, self.metrics.close, self.profile.close):
+                ends.callback(end)
 
 
 def train(config: TrainConfig, workdir: str | Path, build: Build, *, profiled: Profiled | None = None) -> Path:

@@ -2,7 +2,6 @@
 
 import importlib.util
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from pydantic import ConfigDict
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime.files import write_text
-from cogvideo_jax.runtime.jsonl import read_lines
+from cogvideo_jax.runtime.jsonl import append_line, read_lines
 from cogvideo_jax.runtime.processes import is_first
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.schemas import NotNegative, Schema
@@ -42,13 +41,13 @@ class MetricsWriter:
             kept = [line for line in read_lines(path, Line) if line.step <= first_step]
             lines = "".join(json.dumps(line.model_dump()) + "\n" for line in kept)
             write_text(path, lines, replace=True)
-        self._file = (path if self._tells else Path(os.devnull)).open("a")
+        self._path = path
         self._bar = progress_bar(disable=not self._tells, total=steps, initial=first_step, unit="step")
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """One line; the bar shows the loss."""
-        self._file.write(json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}) + "\n")
-        self._file.flush()
+        if self._tells:
+            append_line(self._path, json.dumps({"step": step, **{k: float(f"{v:.6g}") for k, v in values.items()}}))
         for name, value in values.items() if self._board else ():
             self._board.add_scalar(name, value, step)
         shown = {name: f"{values[name]:.4g}" for name in ("loss", "tokens_per_second") if name in values}
@@ -58,8 +57,7 @@ class MetricsWriter:
             logging.info("step %d %s", step, " ".join(f"{k}={v}" for k, v in shown.items()))
 
     def close(self) -> None:
-        """Flushes the file and ends the bar."""
-        self._file.close()
+        """Ends the bar, and TensorBoard's file."""
         self._bar.close()
         if self._board:
             self._board.close()

@@ -60,6 +60,7 @@ class Task(abc.ABC):
       evaluate: (state, frozen, batch) -> scalars without dropout, jitted.
       abstract: shapes, types and shardings of the arguments of `step`.
       tokens_per_batch: for tokens a second.
+      loader_bytes: most host memory that its batches keep from one to the next.
     """
 
     config: TrainConfig
@@ -67,6 +68,7 @@ class Task(abc.ABC):
     evaluate: Callable[[PyTree, PyTree, PyTree], Scalars]
     abstract: StepInputs
     tokens_per_batch: int
+    loader_bytes: int = 0
 
     @abc.abstractmethod
     def batches(self) -> Batches:
@@ -101,7 +103,8 @@ class Task(abc.ABC):
         weights = tree_bytes((self.abstract.state, self.abstract.frozen))
         [compiled] = compile_all([self.step.lower(*self.abstract)])
         advice = "lower batch_size, set remat=everything, or give mesh.fsdp more devices"
-        return Phase("a training step", weights, working_bytes(compiled, weights), advice=advice)
+        working = working_bytes(compiled, weights)
+        return Phase("a training step", weights, working, host=self.loader_bytes, advice=advice)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """Wrong input ends in one clear sentence and a non-zero exit code, before anything is computed."""
 
+import importlib.util
 import json
 import shutil
 from pathlib import Path
@@ -128,6 +129,16 @@ def test_training_without_config_cache_or_known_keys(fails, tmp_path):
         ["train", f"--config={config}", "--workdir", tmp_path, f"--config.data.cache={tmp_path}"],
         "token cache",
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["evaluate"], ["train", "--config=x.py"], ["tokenize", "--source=captioned_motion", "--tokenizer=x", "--out=y"]],
+)
+def test_a_library_that_is_not_installed_is_named_before_any_work(fails, monkeypatch, arguments):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "sklearn" else find(name))
+    fails(arguments, "this needs sklearn; install the extra with pip install", "[train]")
 
 
 def test_an_unknown_argument_is_named(capsys):

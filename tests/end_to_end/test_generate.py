@@ -102,8 +102,9 @@ def test_weights_are_opened_in_known_ways_only(weights):
 
 
 def test_the_same_command_writes_the_same_file(weights, tmp_path, capsys):
-    for name in ("a.mp4", "b.mp4"):
-        assert main(["generate", PROMPT, "--weights", str(weights), "--out", str(tmp_path / name)]) == 0
+    (tmp_path / "one.txt").write_text(PROMPT)
+    for name, prompt in (("a.mp4", [PROMPT]), ("b.mp4", ["--prompts", str(tmp_path / "one.txt")])):
+        assert main(["generate", *prompt, "--weights", str(weights), "--out", str(tmp_path / name)]) == 0
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     assert capsys.readouterr().out.split() == [str(tmp_path / "a.mp4"), str(tmp_path / "b.mp4")]
     assert len(read_video(tmp_path / "a.mp4", fps=8.0, max_seconds=60)) == 33

@@ -115,7 +115,8 @@ def test_a_text_model_and_cluster_labels_are_added_and_checked(weights, tmp_path
     assert run("convert", weights / "text.model", tmp_path / "ours") == 0
     np.save(tmp_path / "labels.npy", np.arange(32) // 2)
     assert run("convert", tmp_path / "labels.npy", tmp_path / "ours") == 0
-    assert {path.name for path in (tmp_path / "ours").iterdir()} == {"text.model", "cluster_labels.npy"}
+    names = {path.name for path in (tmp_path / "ours").iterdir()}
+    assert names == {"text.model", "cluster_labels.npy", "SHA256SUMS"}
     (tmp_path / "bad.model").write_bytes(b"no model")
     np.save(tmp_path / "bad.npy", np.ones((3, 3)))
     for name in ("bad.model", "bad.npy"):

@@ -36,3 +36,9 @@ def test_no_two_seeds_of_64_bits_give_the_same_video():
     assert len({tuple(map(int, data)) for data in jax.random.key_data(keys)}) == len(seeds)
     with pytest.raises(UserError, match=r"seeds\[0\] is 18446744073709551616"):
         make_request(prompts=("a ball",), seeds=(2**64,))
+
+
+@pytest.mark.parametrize("field", ["seeds", "copies"])
+def test_every_prompt_has_a_seed_and_a_copy_or_none_has(field):
+    with pytest.raises(UserError, match=field):
+        make_request(prompts=("a ball", "a cat"), **{field: (1,)})

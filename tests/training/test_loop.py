@@ -10,10 +10,12 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from cogvideo_jax.data.held_out import TrainingClips, is_held_out
+from cogvideo_jax.errors import Busy
 from cogvideo_jax.models.cogvideo.training.parameters import MATRICES
 from cogvideo_jax.models.cogvideo.training.tasks import TASKS
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.runtime import memory
+from cogvideo_jax.runtime.files import held
 from cogvideo_jax.runtime.weights import load_weights, save_weights
 from cogvideo_jax.training import loop
 from cogvideo_jax.training.loop import Interrupted
@@ -89,6 +91,12 @@ def test_training_that_does_not_fit_is_refused_before_anything_is_read(make_conf
     monkeypatch.setattr(memory, "room", lambda: memory.Room(host=2**40, device=10_000, devices=1))
     with pytest.raises(ValueError, match=r"a training step needs .* lower batch_size, set remat=everything"):
         loop.train(typed(config), tmp_path / "run", TASKS["base"].build)
+
+
+def test_a_second_run_in_one_workdir_is_refused_and_changes_nothing(make_config, tmp_path):
+    with held(tmp_path), pytest.raises(Busy, match="another process is writing to"):
+        train(make_config("base"), tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_recomputing_activations_takes_less_memory(make_config):

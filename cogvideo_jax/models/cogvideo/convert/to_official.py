@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cogvideo_jax.convert.check import check_leaves
-from cogvideo_jax.convert.checkpoint_files import LATEST, RANK_0, check_space
+from cogvideo_jax.convert.checkpoint_files import LATEST, RANK_0
 from cogvideo_jax.convert.torch_files import SETTINGS, write_torch_file
 from cogvideo_jax.convert.workspace import require_folder_name
 from cogvideo_jax.errors import ConversionError, conversion_errors
@@ -23,7 +23,7 @@ from cogvideo_jax.models.cogvideo.convert.parts import Part, table_of
 from cogvideo_jax.models.cogvideo.convert.sizes import to_settings
 from cogvideo_jax.models.cogvideo.convert.transformer_names import names_of, official_shape, to_official_layout
 from cogvideo_jax.models.cogvideo.descriptions import OWN_BASE, Description, check_part, read_part
-from cogvideo_jax.runtime.files import require_free, whole_folder, write_text
+from cogvideo_jax.runtime.files import require_free, require_space, whole_folder, write_text
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
 
@@ -63,7 +63,7 @@ def convert_back(folder: str | Path, target: str | Path, *, part: str, replace: 
     else:
         require_folder_name(target)
     official = _tokenizer(folder) if part == Part.TOKENIZER else _transformer(folder, part)
-    check_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
+    require_space(target, sum(leaf.nbytes for leaf in official.leaves.values()), f"writing {target}")
     WRITERS.get(target.suffix, _write_folder)(official, target, replace=replace)
     return target
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cogvideo_jax.convert.check import check_leaves, check_one_type, grouped
-from cogvideo_jax.convert.checkpoint_files import Checkpoint, check_space, open_checkpoint
+from cogvideo_jax.convert.checkpoint_files import Checkpoint, open_checkpoint
 from cogvideo_jax.convert.workspace import workspace
 from cogvideo_jax.errors import ConversionError, conversion_errors
 from cogvideo_jax.models.cogvideo.convert import vq_names
@@ -34,7 +34,7 @@ from cogvideo_jax.models.cogvideo.sampling_config import FILE, RELEASED, read_sa
 from cogvideo_jax.models.cogvideo.transformer.transformer import is_attention_plus
 from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.runtime.digests import forget_digests, note_digests, read_digests
-from cogvideo_jax.runtime.files import require_free
+from cogvideo_jax.runtime.files import require_free, require_space
 from cogvideo_jax.runtime.progress import progress_bar
 from cogvideo_jax.runtime.safetensors_stream import Leaf, as_bytes, read_header, read_leaf, write_stream
 from cogvideo_jax.runtime.weights import read_description
@@ -240,7 +240,7 @@ def _same_bits(chunks: Iterator[np.ndarray], path: Path, name: str, leaf: Leaf) 
 def _write(files: dict[str, Plan], target: Path, scratch: Path) -> None:
     """Writes all files aside."""
     size = sum(leaf.nbytes for plan in files.values() for leaf in plan.leaves.values())
-    check_space(target, size, f"writing to {target}")
+    require_space(target, size, f"writing to {target}")
     with progress_bar(total=size, unit="B", unit_scale=True, desc="converting") as bar:
         for name, plan in files.items():
             chunks = functools.partial(_counted, plan.chunks, bar)

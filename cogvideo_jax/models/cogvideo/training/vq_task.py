@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cogvideo_jax.data.batches import frame_batches, held_out_batches
+from cogvideo_jax.data.batches import CLIP_MEMORY, frame_batches, held_out_batches
 from cogvideo_jax.data.clips import Clip, ClipSource, ReadableClips
 from cogvideo_jax.data.held_out import TrainingClips, held_out_clips
 from cogvideo_jax.data.labelled import LABELLED
@@ -37,6 +37,8 @@ EVALUATED = ("commitment", "foreground_weight", "background", "window", "scales"
 
 class TokenizerTask(Task):
     """Networks learn by gradient, the code book by moving averages."""
+
+    loader_bytes = CLIP_MEMORY
 
     def __init__(self, config: TokenizerConfig, mesh: jax.sharding.Mesh):
         self.config, self.mesh, sizes = config, mesh, config.model

@@ -1,16 +1,9 @@
-"""Kills commands at random moments, looks at what is left, and runs them again until they are done.
-
-python -m tests.end_to_end.kills TASKS.json FOLDER    (a list of tasks; what became of each comes out as JSON)
-
-Every run is a fork of this process, which has loaded the libraries and started no device.
-"""
+"""Commands in forks of a process that has loaded the libraries and started no device, and what they leave behind."""
 
 import dataclasses
 import functools
-import hashlib
 import json
 import os
-import random
 import signal
 import sys
 import time
@@ -28,8 +21,59 @@ from cogvideo_jax.runtime.record import FILE as RECORD
 from cogvideo_jax.runtime.weights import require_whole
 from cogvideo_jax.training import loop, workdir  # noqa: F401 (loaded before the forks)
 
-IN_A_ROW = 3  # kills before a run may end
-ONCE = ("convert", "assemble")  # they refuse to write again what is there
+
+@dataclasses.dataclass(frozen=True)
+class Command:
+    """A command as a user types it.
+
+    Attributes:
+      words: the arguments; OUT stands for the folder that it writes.
+      folder: of its outputs, and of what it prints.
+    """
+
+    words: list[str]
+    folder: Path
+
+    @property
+    def kind(self) -> str:
+        return self.words[0]
+
+    def run(self, out: Path, *, kill_after: float | None = None, prepare: Callable[[], object] = lambda: None) -> "Run":
+        """Runs it in a process of its own.
+
+        Args:
+          prepare: what the process does before.
+        """
+        log = self.folder / "log"
+        log.unlink(missing_ok=True)
+
+        def action() -> int:
+            output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            cache.write_token_cache.__kwdefaults__["clips_per_shard"] = 4
+            prepare()
+            return main([str(out) if word == "OUT" else word for word in self.words])
+
+        begun, status = time.monotonic(), _status_of(action, kill_after=kill_after)
+        return Run(status, time.monotonic() - begun, log.read_text() if log.exists() else "")
+
+    def result(self, out: Path) -> dict | None:
+        """What two runs to the end must have in common; None before the end."""
+        return forked(lambda: _result(self.kind, out))
+
+    def found(self, out: Path) -> "Found":
+        """What lies in a folder now."""
+        return Found(**forked(lambda: dataclasses.asdict(LOOKS[self.kind](out))))
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """How a run ended: its exit status, None after a kill; its seconds, and what it printed."""
+
+    status: int | None
+    seconds: float
+    printed: str
 
 
 @dataclasses.dataclass
@@ -79,11 +123,19 @@ def generate(out: Path) -> Found:
     return Found(files, lost + short)
 
 
+LAST = {  # what a command writes at its very end
+    "train": "weights.safetensors",
+    "tokenize": "meta.json",
+    "convert": "stage1.safetensors",
+    "assemble": "SHA256SUMS",
+    "generate": RECORD,
+}
 LOOKS = {look.__name__: look for look in (train, tokenize, convert, assemble, generate)}
 
 
-def result(kind: str, out: Path) -> dict:
-    """What two runs to the end must have in common."""
+def _result(kind: str, out: Path) -> dict | None:
+    if not (out / LAST[kind]).exists():
+        return None
     if kind == "train":
         rows = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
         return {str(row["step"]): row["loss"] for row in rows} | _digests(out, "weights.safetensors")
@@ -91,38 +143,6 @@ def result(kind: str, out: Path) -> dict:
     if kind == "generate":
         files[RECORD] = sorted((out / RECORD).read_text().splitlines())
     return files
-
-
-def killed_and_run_again(kind: str, arguments: list[str], folder: Path, *, kills: int, rng: random.Random) -> dict:
-    """Kills a command so often, with a run to the end after every third kill at most."""
-    log, tries = folder / "log", 0
-    command = lambda out: _command([str(out) if word == "OUT" else word for word in arguments], log)  # noqa: E731
-    seconds = _run(command(folder / "reference"))
-    expected = _forked(lambda: result(kind, folder / "reference"))
-    told = {"kills": 0, "resumed": 0, "unreadable": [], "lost": [], "different": []}
-    while told["kills"] < kills:
-        out, before, tries = folder / f"try_{tries}", {}, tries + 1
-        for _ in range(min(IN_A_ROW, kills - told["kills"])):
-            took = _run(command(out), kill_after=rng.uniform(0, seconds))
-            if took is not None:
-                seconds = min(seconds, took)
-                break
-            told["kills"] += 1
-            found = _forked(lambda out=out: dataclasses.asdict(LOOKS[kind](out)))
-            told["unreadable"] += found["unreadable"]
-            told["lost"] += [name for name, one in before.items() if _is_lost(one, found["finished"].get(name))]
-            before = found["finished"]
-            if kind in ONCE and _forked(lambda out=out: result(kind, out)) == expected:  # it was about to end
-                break
-        else:
-            _run(command(out))
-        told["resumed"] += 1
-        told["different"] += [str(out)] if _forked(lambda out=out: result(kind, out)) != expected else []
-    return told
-
-
-def _is_lost(before: str | int, after: str | int | None) -> bool:
-    return after is None or (after < before if isinstance(before, int) else after != before)
 
 
 def _digests(folder: Path, names: str) -> dict[str, str]:
@@ -140,35 +160,22 @@ def said(checks: list[Callable[[], object]]) -> list[str]:
     return lines
 
 
-def _command(arguments: list[str], log: Path) -> Callable[[], int]:
-    def run() -> int:
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(output, 1)
-        os.dup2(output, 2)
-        cache.write_token_cache.__kwdefaults__["clips_per_shard"] = 4
-        return main(arguments)
-
-    return run
-
-
-def _run(action: Callable[[], int], *, kill_after: float | None = None) -> float | None:
-    """Seconds that an action took in a process of its own; None if it was killed. Raises if it failed."""
+def _status_of(action: Callable[[], int], *, kill_after: float | None = None) -> int | None:
+    """Exit status of an action in a process of its own; None if it was killed."""
     begun, child = time.monotonic(), os.fork()
     if child == 0:
-        os._exit(_status(action))
+        os._exit(_ended(action))
     while kill_after is None or time.monotonic() - begun < kill_after:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
-            if status:
-                raise RuntimeError(f"ended with status {os.waitstatus_to_exitcode(status)}")
-            return time.monotonic() - begun
+            return os.waitstatus_to_exitcode(status)
         time.sleep(0.002)
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
-    return None if os.WIFSIGNALED(status) else time.monotonic() - begun
+    return None if os.WIFSIGNALED(status) else os.waitstatus_to_exitcode(status)
 
 
-def _status(action: Callable[[], int]) -> int:
+def _ended(action: Callable[[], int]) -> int:
     try:
         return action()
     except BaseException as error:
@@ -176,7 +183,7 @@ def _status(action: Callable[[], int]) -> int:
         return 1
 
 
-def _forked(look: Callable[[], dict]) -> dict:
+def forked(look: Callable[[], dict | None]) -> dict | None:
     """What a function returns in a process of its own, as JSON."""
     reading, writing = os.pipe()
 
@@ -187,19 +194,9 @@ def _forked(look: Callable[[], dict]) -> dict:
 
     child = os.fork()
     if child == 0:
-        os._exit(_status(write))
+        os._exit(_ended(write))
     os.close(writing)
     with os.fdopen(reading) as file:
         text = file.read()
     os.waitpid(child, 0)
     return json.loads(text)
-
-
-if __name__ == "__main__":
-    tasks, folder = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
-    told = {}
-    for kind, arguments in tasks["arguments"].items():
-        (folder / kind).mkdir()
-        seed = int(hashlib.sha256(f"{kind} {tasks['seed']}".encode()).hexdigest(), 16)
-        told[kind] = killed_and_run_again(kind, arguments, folder / kind, kills=tasks["kills"], rng=random.Random(seed))
-    print(json.dumps(told))
