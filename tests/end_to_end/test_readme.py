@@ -62,7 +62,7 @@ def downloads(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_commands_for_released_weights_give_a_video_of_480_pixels(downloads, capsys, full_optimisation):
+def test_the_commands_for_released_weights_give_a_video_of_480_pixels(downloads, capsys, some_optimisation):
     for words in commands():
         assert words[0] == "cogvideo" and main(words[1:]) == 0, words
     [video] = Path().glob("*.mp4")
@@ -71,7 +71,7 @@ def test_the_commands_for_released_weights_give_a_video_of_480_pixels(downloads,
 
 
 @pytest.mark.slow
-def test_the_python_lines_of_the_readme_run_as_they_stand(tmp_path, monkeypatch, full_optimisation):
+def test_the_python_lines_of_the_readme_run_as_they_stand(tmp_path, monkeypatch, some_optimisation):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec("\n".join(blocks), {})

@@ -120,5 +120,6 @@ def test_a_text_model_and_cluster_labels_are_added_and_checked(weights, tmp_path
     (tmp_path / "bad.model").write_bytes(b"no model")
     np.save(tmp_path / "bad.npy", np.ones((3, 3)))
     for name in ("bad.model", "bad.npy"):
-        assert run("convert", tmp_path / name, tmp_path / "ours") == 2
+        assert run("convert", tmp_path / name, tmp_path / "others") == 2
+    assert not (tmp_path / "others").exists()
     assert "SentencePiece" in capsys.readouterr().err

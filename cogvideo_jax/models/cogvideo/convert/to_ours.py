@@ -94,7 +94,7 @@ def convert(
     if heads is not None and heads < 1:
         raise ConversionError(f"a model has at least one attention head, not {heads} (--heads)")
     with workspace(target) as scratch:
-        read_digests(target)
+        read_digests(target)  # a damaged list is refused before the work
         checkpoint = open_checkpoint(source, scratch / "unpacked", merge_ranks=merge_ranks)
         checkpoint = dataclasses.replace(checkpoint, settings=checked_settings(checkpoint.settings, checkpoint.source))
         part = find_part(checkpoint, None if part is None else Part(part))
