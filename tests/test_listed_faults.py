@@ -3,14 +3,21 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
+from safetensors.numpy import save_file
 
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models import registry
 from cogvideo_jax.models.cogvideo.sampling_config import FILE, read_sampling_config
+from cogvideo_jax.models.cogvideo.text import fit_text_model
+from cogvideo_jax.models.cogvideo.vq.tokenizer import load_tokenizer
 from cogvideo_jax.models.cogvideo.weights import DEMO_WEIGHTS, WeightsFolder
+from cogvideo_jax.runtime.weights import load_weights
 from cogvideo_jax.training.config_files import read_config
+from tests.cogvideo.test_weights import change
 from tests.test_configs import FOLDER
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -104,3 +111,55 @@ def test_a_config_file_like_this_is_told_in_one_sentence(tmp_path, capsys, conte
     assert main(["train", f"--config={tmp_path / 'config.py'}", "--check"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1 and "config.py" in said
+
+
+DESCRIPTIONS = [
+    *(("stage2", {key: value}) for key, value in dict(heads=0, layers=3, width=32, vocab_size=10**9).items()),
+    *(("stage2", {key: value}) for key, value in dict(layers=10**6, image_codes=16, dropout=NAN).items()),
+    *(("stage1", {"layout": change}) for change in ({"context_slots": 9}, {"frame_times": [0, 1]})),
+]
+
+
+@pytest.mark.parametrize("part, changes", DESCRIPTIONS)
+def test_a_part_with_this_description_is_refused_before_anything_is_loaded(folder, part, changes):
+    def apply(description):
+        for key, value in changes.items():
+            config = description["config"]
+            config[key] = config[key] | value if isinstance(value, dict) else value
+
+    change(folder, part, change_description=apply)
+    with pytest.raises(UserError, match=rf"{part}\.safetensors"):
+        WeightsFolder(folder)
+
+
+def test_two_stages_that_are_exchanged_are_told_apart(folder):
+    (folder / "stage1.safetensors").rename(folder / "other")
+    (folder / "stage2.safetensors").rename(folder / "stage1.safetensors")
+    (folder / "other").rename(folder / "stage2.safetensors")
+    with pytest.raises(UserError, match="holds 'stage2', not 'stage1'"):
+        WeightsFolder(folder)
+
+
+def test_a_leaf_that_is_also_the_name_of_a_group_is_refused(folder):
+    leaves, description = load_weights(folder / "base.safetensors")
+    flat = {"/".join(path): leaf for path, leaf in flatten_dict(leaves).items()} | {"layers": np.ones(2, np.float32)}
+    save_file(flat, folder / "base.safetensors", metadata={"description": json.dumps(description)})
+    with pytest.raises(UserError, match=r"base\.safetensors"):
+        WeightsFolder(folder)
+
+
+def test_a_text_model_with_more_pieces_than_the_weights_have_is_refused(folder):
+    words = [chr(0x4E00 + start) + chr(0x4E00 + start + 1) for start in range(0, 900, 2)]
+    (folder / "text.model").write_bytes(fit_text_model(words, pieces=1200))
+    with pytest.raises(UserError, match=r"text\.model has \d+ pieces; these weights have room for 640"):
+        registry.family_of(folder).check(folder)
+
+
+@pytest.mark.parametrize("lacks", ["config", "networks"])
+def test_a_tokenizer_without_a_part_of_itself_is_refused(folder, lacks):
+    if lacks == "config":
+        change(folder, "tokenizer", change_description=lambda description: description.pop("config"))
+    else:
+        change(folder, "tokenizer", lambda leaves: [leaves.pop(path) for path in list(leaves) if path[0] == lacks])
+    with pytest.raises(UserError, match=r"tokenizer\.safetensors"):
+        load_tokenizer(folder / "tokenizer.safetensors")

@@ -74,6 +74,7 @@ class WeightsFolder:
         self.models: dict[str, Backbone] = {}
         for name in parts:
             self._open(name)
+        self._require_one_vocabulary()
         self._loaded: dict[Path, dict[str, Array]] = {}
         self._described: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
 
@@ -96,8 +97,12 @@ class WeightsFolder:
     @functools.cached_property
     def text(self) -> TextTokenizer:
         """The text tokenizer."""
-        codes = self.models["base"].config.image_codes
-        return TextTokenizer.from_file(self.folder / TEXT_MODEL, image_codes=codes)
+        path, base = self.folder / TEXT_MODEL, self.models["base"].config
+        text = TextTokenizer.from_file(path, image_codes=base.image_codes)
+        if text.vocabulary.boi > base.boi:
+            most = text.vocabulary.text_pieces - text.vocabulary.boi + base.boi
+            raise UserError(f"{path} has {text.vocabulary.text_pieces} pieces; these weights have room for {most}")
+        return text
 
     @functools.cached_property
     def labels(self) -> Int[Array, "C"]:
@@ -144,6 +149,18 @@ class WeightsFolder:
 
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
+
+    def _require_one_vocabulary(self) -> None:
+        """Raises UserError if a part numbers tokens otherwise than the base, or the key frames cannot be refined."""
+        base = self.models["base"].config
+        for name, model in self.models.items():
+            for key in ("vocab_size", "image_codes", "boi"):
+                own, expected = getattr(model.config, key), getattr(base, key)
+                if own != expected:
+                    raise UserError(f"{self._path(name)}: {key} is {own}, but the base has {expected}")
+        frames = self.models["stage1"].config.layout.frames
+        if frames < 3 or frames % 2 == 0:
+            raise UserError(f"{self._path('stage1')} writes {frames} key frames; an odd number of at least 3 is needed")
 
     def _open(self, name: str) -> None:
         """Registers a part's files and its model, after checking that they fit."""
