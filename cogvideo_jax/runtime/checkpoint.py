@@ -141,7 +141,7 @@ class Checkpoints:
         """What orbax raises of a disk, in the background as well, becomes one sentence and leaves nothing."""
         try:
             yield
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError) as error:  # a lost peer or device is a RuntimeError, and ends the process
             if not isinstance(error, OSError) and not OF_TENSORSTORE.match(str(error)):
                 raise
             if is_first():

@@ -36,7 +36,10 @@ TRAINING = {
     **{f"model.{key}": value for key, value in NARROW.items()},
 }
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]  # in which disks can be mounted
-if shutil.which("unshare") is None or subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode:
+if (
+    shutil.which("unshare") is None
+    or subprocess.run([*NAMESPACE, "mount", "-t", "tmpfs", "none", "/tmp"], capture_output=True).returncode
+):
     NAMESPACE = []
 
 

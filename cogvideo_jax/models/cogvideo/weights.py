@@ -74,7 +74,7 @@ class WeightsFolder:
         self.models: dict[str, Backbone] = {}
         for name in parts:
             self._open(name)
-        self._require_one_vocabulary()
+        self._require_agreement()
         self._loaded: dict[Path, dict[str, Array]] = {}
         self._described: dict[Path, dict[str, jax.ShapeDtypeStruct]] = {}
 
@@ -150,7 +150,7 @@ class WeightsFolder:
     def _path(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
 
-    def _require_one_vocabulary(self) -> None:
+    def _require_agreement(self) -> None:
         """Raises UserError if a part numbers tokens otherwise than the base, or the key frames cannot be refined."""
         base = self.models["base"].config
         for name, model in self.models.items():

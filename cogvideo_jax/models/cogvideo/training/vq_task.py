@@ -114,7 +114,9 @@ class TokenizerTask(Task):
 
     @functools.cached_property
     def _source(self) -> ClipSource:
-        return open_frames(self.config)
+        source = open_frames(self.config)
+        source.warn_of_skipped()
+        return source
 
 
 def any_frame(clip: Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -123,12 +125,10 @@ def any_frame(clip: Clip, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 
 def open_frames(config: TokenizerConfig) -> ClipSource:
-    """The clips that a config names; a drawn set is drawn first. Rows without a clip are named."""
+    """The clips that a config names; a drawn set is drawn first."""
     arguments = dataclasses.asdict(config.data)
     del arguments["frames_per_clip"]
-    source = open_source(**arguments)
-    source.warn_of_skipped()
-    return source
+    return open_source(**arguments)
 
 
 def check_files(config: TokenizerConfig) -> None:
