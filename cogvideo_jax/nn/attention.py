@@ -1,54 +1,67 @@
-"""Fused attention kernels for training, which never write the scores to memory.
+"""Joint softmax attention over the text and the keys of a query's own group, and the kernels that compute it.
 
-| kernel | hardware   | masks                                                          |
-|--------|------------|----------------------------------------------------------------|
-| XLA    | any        | a model's own unfused attention                                |
-| SPLASH | TPU        | known at compile time; fully masked blocks are not computed    |
-| CUDNN  | NVIDIA GPU | data, added to the scores; bfloat16 or float16 only            |
+| kernel  | hardware   | masks                                                          | dropout |
+|---------|------------|----------------------------------------------------------------|---------|
+| PLAIN   | any        | data; keeps all scores for the backward pass                   | yes     |
+| BLOCKED | any        | known when traced; keys that a block cannot see are left out   | yes     |
+| SPLASH  | TPU        | known when compiled; fully masked blocks are not computed      | no      |
+| CUDNN   | NVIDIA GPU | data, added to the scores; bfloat16 or float16 only            | no      |
+
+Scores and softmax are float32 whatever the compute dtype. The released training code of 2022 divides the query by 16
+and multiplies the scores again after subtracting their maximum ("PB-relax", to keep float16 in range). In exact
+arithmetic that is an ordinary softmax; bfloat16 and float32 do not need it, so it is not repeated here.
 
 SPLASH and CUDNN do not drop attention probabilities.  # Differs from the 2022 code: it does, in training
 """
 
+import dataclasses
 import functools
 from enum import StrEnum
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as splash_mask
-from jax.sharding import PartitionSpec
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.notation import Array, Bool, Float
-from cogvideo_jax.runtime.mesh import RULES
-
-LANES = 128  # sequence lengths in a TPU kernel are multiples of this
-BLOCKS = (512, 384, 256, 128)
+from cogvideo_jax.nn import fused_attention
+from cogvideo_jax.nn.blocked_attention import MASKED, blocked_attention
+from cogvideo_jax.nn.dropout import Drops, dropped
+from cogvideo_jax.notation import Array, Bool, Float, Int
 
 
 class Kernel(StrEnum):
-    """Attention implementations for training."""
+    """Attention implementations."""
 
-    XLA = "xla"
+    PLAIN = "plain"
+    BLOCKED = "blocked"
     SPLASH = "splash"
     INTERPRETED = "interpreted"  # SPLASH on a CPU, step by step: slow, for tests
     CUDNN = "cudnn"
 
 
-def kernel_for(name: str, *, platform: str, dtype: jnp.dtype) -> Kernel:
+FUSED = {
+    Kernel.SPLASH: fused_attention.splash,
+    Kernel.INTERPRETED: functools.partial(fused_attention.splash, interpret=True),
+    Kernel.CUDNN: fused_attention.cudnn,
+}
+
+
+def kernel_for(name: str, *, platform: str, dtype: jnp.dtype, fused: bool = True) -> Kernel:
     """Kernel named in a config; "auto" is the fastest on the platform.
 
     Args:
       name: "auto" or a Kernel.
       platform: of the devices that run it: "cpu", "gpu" or "tpu".
+      fused: False if "auto" must be none of the fused kernels, which know no tiles.
 
     Raises:
       UserError: unknown kernel, or one that the platform lacks.
     """
     half = jnp.dtype(dtype) in (jnp.bfloat16, jnp.float16)
     if name == "auto":
-        return {"tpu": Kernel.SPLASH, "gpu": Kernel.CUDNN if half else Kernel.XLA}.get(platform, Kernel.XLA)
+        fastest = {"tpu": Kernel.SPLASH, "gpu": Kernel.CUDNN if half else Kernel.BLOCKED} if fused else {}
+        return fastest.get(platform, Kernel.BLOCKED)
     if name not in list(Kernel):
         raise UserError(f"attention must be auto, {', '.join(Kernel)}; got {name!r}")
     if name == Kernel.SPLASH and platform != "tpu":
@@ -58,113 +71,97 @@ def kernel_for(name: str, *, platform: str, dtype: jnp.dtype) -> Kernel:
     return Kernel(name)
 
 
-def fused_attention(
+class KeysValues(NamedTuple):
+    """Keys and values of one channel."""
+
+    k: Float[Array, "... A K"]
+    v: Float[Array, "... A K"]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Groups:
+    """Keys that all queries of a group share: a frame, a window, a tile.
+
+    Attributes:
+      keys: [B g M A K].
+      masks: of every kind, True where a query sees a key of its group.
+      kind: which of the masks holds; traced where layers of several kinds are one scanned body.
+    """
+
+    keys: KeysValues
+    masks: Bool[np.ndarray, "kinds g Q M"]
+    kind: int | Int[Array, ""] = 0
+
+
+def attend(
     query: Float[Array, "B g Q A K"],
-    text: tuple[Array, Array],
-    local: tuple[Array, Array],
     *,
-    text_mask: Bool[Array, "B S"],
-    masks: Bool[np.ndarray, "g Q M"],
-    kernel: Kernel,
+    text: KeysValues | None = None,
+    text_mask: Bool[Array, "B S"] | None = None,
+    text_log_weight: float | Float[Array, ""] | Float[Array, "B"] = 0.0,
+    groups: Groups | None = None,
+    drops: Drops | None = None,
+    kernel: Kernel = Kernel.BLOCKED,
 ) -> Float[Array, "B g Q A K"]:
-    """Joint softmax attention over the text and the keys of a query's own group.
+    """Joint softmax attention over the text, the keys of the group, or both.
 
     Args:
-      query: queries in groups (frames or windows).
-      text: keys and values [B S A K].
-      local: keys and values [B g M A K].
-      text_mask: False on padding; every row has at least one real token.
-      masks: True where a query sees a key of its group.
-      kernel: any but XLA.
+      query: queries in groups (frames, windows, tiles, or one group).
+      text: keys and values of the text, [B S A K].
+      text_mask: False on padding.
+      text_log_weight: added to all text scores; a number, or one per row ("log text attention weight").
+      drops: dropped probabilities; the fused kernels drop none.
+      kernel: of attention to groups; the text alone is short, and takes the plain one.
     """
-    if kernel == Kernel.CUDNN:
-        attend = functools.partial(_cudnn, masks=masks)
+    if groups is not None and kernel in FUSED:
+        return _fused(query, text, text_mask, groups, kernel)
+    if 0 in query.shape:  # a prefix without frames
+        return query
+    bias = None if text is None else _text_bias(text_mask, text_log_weight)
+    if groups is None or kernel == Kernel.PLAIN:
+        return _plain(query, text, bias, groups, drops)
+    return _blocked(query, text, bias, groups, drops)
+
+
+def _text_bias(mask: Bool[Array, "B S"], log_weight: float | Array) -> Float[Array, "B S"]:
+    """What is added to the scores of the text."""
+    return jnp.where(mask, jnp.asarray(log_weight, jnp.float32).reshape(-1, 1), MASKED)
+
+
+def _blocked(query, text: KeysValues | None, bias, groups: Groups, drops: Drops | None):
+    keys, masks = groups.keys, groups.masks
+    if text is None:
+        bias = jnp.zeros((len(query), keys.k.shape[2]), jnp.float32)
     else:
-        attend = functools.partial(_splash, masks=masks, interpret=kernel == Kernel.INTERPRETED)
-    if jax.sharding.get_abstract_mesh().empty:
-        return attend(query, *text, *local, text_mask)
-    rules = dict(RULES)
-    groups = PartitionSpec(rules["batch"], None, None, rules["heads"], None)
-    flat = PartitionSpec(rules["batch"], None, rules["heads"], None)
-    specs = (groups, flat, flat, groups, groups, PartitionSpec(rules["batch"], None))
-    return jax.shard_map(attend, in_specs=specs, out_specs=groups, check_vma=False)(query, *text, *local, text_mask)
+        keys = KeysValues(*map(fused_attention.joined, text, keys))
+        bias = jnp.pad(bias, ((0, 0), (0, groups.keys.k.shape[2])))
+        masks = np.pad(masks, ((0, 0), (0, 0), (0, 0), (text.k.shape[1], 0)), constant_values=True)
+    return blocked_attention(query, *keys, bias, masks=masks, kind=groups.kind, drops=drops)
 
 
-def _cudnn(query, text_k, text_v, local_k, local_v, text_mask, *, masks) -> Array:
-    groups = query.shape[1]
-    k, v = _joined(text_k, local_k), _joined(text_v, local_v)
-    on_text = jnp.broadcast_to(text_mask[:, None, None], (*query.shape[:3], text_mask.shape[1]))
-    on_local = jnp.broadcast_to(masks[None], (len(query), *masks.shape))
-    mask = jnp.concatenate([on_text, on_local], axis=-1)
-    rows = len(query) * groups
-    out = jax.nn.dot_product_attention(
-        *(x.reshape(rows, *x.shape[2:]) for x in (query, k, v)),
-        mask=mask.reshape(rows, 1, *mask.shape[2:]),
-        implementation="cudnn",
-    )
-    return out.reshape(query.shape)
+def _fused(query, text: KeysValues, text_mask, groups: Groups, kernel: Kernel):
+    how = dict(text_mask=text_mask, implementation=FUSED[kernel])
+    kinds = [functools.partial(fused_attention.fused_attention, masks=masks, **how) for masks in groups.masks]
+    return jax.lax.switch(groups.kind, kinds, query, text, groups.keys)
 
 
-def _splash(query, text_k, text_v, local_k, local_v, text_mask, *, masks, interpret) -> Array:
-    """Runs one kernel for all groups that share a mask."""
-    k, v = _joined(text_k, local_k), _joined(text_v, local_v)
-    of_mask: dict[bytes, list[int]] = {}
-    for group, mask in enumerate(masks):
-        of_mask.setdefault(mask.tobytes(), []).append(group)
-    order = [group for groups in of_mask.values() for group in groups]
-    parts = [
-        _splash_one(query[:, groups], k[:, groups], v[:, groups], text_mask, mask=masks[groups[0]], interpret=interpret)
-        for groups in (np.array(groups) for groups in of_mask.values())
-    ]
-    return jnp.concatenate(parts, axis=1)[:, np.argsort(order)]
+def _plain(query, text: KeysValues | None, bias, groups: Groups | None, drops: Drops | None):
+    """All scores at once; its backward pass is JAX's."""
+    query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
+    scores, values = [], []
+    if text is not None:
+        scores.append(_scores("bgqak,bsak->bgaqs", query, text.k) + bias[:, None, None, None])
+        values.append(("bgaqs,bsak->bgqak", text.v))
+    if groups is not None:
+        mask = jnp.asarray(groups.masks)[groups.kind][:, None]
+        scores.append(jnp.where(mask, _scores("bgqak,bgmak->bgaqm", query, groups.keys.k), MASKED))
+        values.append(("bgaqm,bgmak->bgqak", groups.keys.v))
+    probabilities = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
+    if drops is not None:
+        probabilities = dropped(probabilities, drops)
+    parts = jnp.split(probabilities, np.cumsum([part.shape[-1] for part in scores[:-1]]), axis=-1)
+    return sum(jnp.einsum(formula, part, value) for part, (formula, value) in zip(parts, values))
 
 
-def _splash_one(query, k, v, text_mask, *, mask: Bool[np.ndarray, "Q M"], interpret: bool) -> Array:
-    """Attention of groups that share a mask. Pads to whole blocks; padded queries see one key, which avoids NaN."""
-    batch, groups, queries, heads, size = query.shape
-    text_length, keys = text_mask.shape[1], k.shape[2]
-    block_q, padded_q = _block(queries)
-    block_kv, padded_kv = _block(keys)
-    visible = np.zeros((padded_q, padded_kv), bool)
-    visible[:queries, :text_length], visible[:queries, text_length:keys] = True, mask
-    visible[queries:, text_length] = True
-    kernel = splash.make_splash_mha(
-        splash_mask.MultiHeadMask([splash_mask.NumpyMask(visible)] * heads),
-        block_sizes=splash.BlockSizes(
-            block_q=block_q,
-            block_kv=block_kv,
-            block_kv_compute=block_kv,
-            block_q_dkv=block_q,
-            block_kv_dkv=block_kv,
-            block_kv_dkv_compute=block_kv,
-            block_q_dq=block_q,
-            block_kv_dq=block_kv,
-        ),
-        head_shards=1,
-        q_seq_shards=1,
-        interpret=interpret,
-    )
-    flat = lambda x, length: _padded(x.reshape(batch * groups, *x.shape[2:]).swapaxes(1, 2), length)  # noqa: E731
-    valid = jnp.pad(text_mask, ((0, 0), (0, padded_kv - text_length)), constant_values=True)
-    segments = splash.SegmentIds(
-        q=jnp.ones((batch * groups, padded_q), jnp.int32), kv=jnp.repeat(valid, groups, axis=0).astype(jnp.int32)
-    )
-    scaled = query * jnp.asarray(size**-0.5, query.dtype)
-    out = jax.vmap(kernel)(flat(scaled, padded_q), flat(k, padded_kv), flat(v, padded_kv), segments)
-    return out[:, :, :queries].swapaxes(1, 2).reshape(query.shape)
-
-
-def _joined(text: Float[Array, "B S A K"], local: Float[Array, "B g M A K"]) -> Float[Array, "B g S+M A K"]:
-    repeated = jnp.broadcast_to(text[:, None], (len(text), local.shape[1], *text.shape[1:]))
-    return jnp.concatenate([repeated, local], axis=2)
-
-
-def _padded(x: Float[Array, "b A n K"], length: int) -> Float[Array, "b A length K"]:
-    return jnp.pad(x, ((0, 0), (0, 0), (0, length - x.shape[2]), (0, 0)))
-
-
-def _block(length: int) -> tuple[int, int]:
-    """Largest block size that pads at most an eighth more than necessary, and the padded length."""
-    least = -(-length // LANES) * LANES
-    padded = {block: -(-length // block) * block for block in BLOCKS}
-    return next((block, total) for block, total in padded.items() if total <= least * 9 / 8)
+def _scores(formula: str, query: Array, keys: Array) -> Float[Array, "B g A Q M"]:
+    return jnp.einsum(formula, query, keys, preferred_element_type=jnp.float32)

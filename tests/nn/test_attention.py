@@ -37,14 +37,14 @@ def hidden_and_gradient(config, kernel: Kernel, *, gradient: bool = True):
 @pytest.mark.parametrize("layout, window", [(tiny.KEYFRAMES, None), (tiny.KEYFRAMES, 2), (tiny.INTERPOLATION, None)])
 def test_splash_attention_equals_the_plain_one(layout, window):
     config = tiny.config(layout, window=window)
-    plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.INTERPRETED))
+    plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.PLAIN, Kernel.INTERPRETED))
     np.testing.assert_allclose(fused, plain, atol=1e-4)
 
 
 @pytest.mark.slow
 def test_its_gradients_do_too():
     config = tiny.config(tiny.INTERPOLATION, window=2)
-    plain, plain_gradient = hidden_and_gradient(config, Kernel.XLA)
+    plain, plain_gradient = hidden_and_gradient(config, Kernel.PLAIN)
     fused, gradient = hidden_and_gradient(config, Kernel.INTERPRETED)
     np.testing.assert_allclose(fused, plain, atol=1e-4)
     for one, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient)):
@@ -55,22 +55,23 @@ def test_its_gradients_do_too():
 @pytest.mark.parametrize("window", [None, 2])
 def test_cudnn_attention_equals_the_plain_one(window):
     config = tiny.config(tiny.KEYFRAMES, window=window)
-    plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.XLA, Kernel.CUDNN))
+    plain, fused = (hidden_states(config, kernel) for kernel in (Kernel.PLAIN, Kernel.CUDNN))
     np.testing.assert_allclose(fused, plain, atol=5e-2)
 
 
 def test_a_fused_kernel_refuses_to_weight_the_text():
     config = tiny.config(tiny.KEYFRAMES, layers=2)
     model, inputs = Transformer(config, kernel=Kernel.INTERPRETED), tiny.random_batch(config)
-    with pytest.raises(UserError, match=r"attention=interpreted cannot weight the text .* use attention=xla"):
+    with pytest.raises(UserError, match=r"attention=interpreted cannot weight the text .* use attention=blocked"):
         jax.eval_shape(lambda rng: model.init(rng, *inputs, text_log_weight=1.0), jax.random.key(0))
 
 
 def test_auto_is_the_fastest_there():
-    assert kernel_for("auto", platform="cpu", dtype="float32") == Kernel.XLA
+    assert kernel_for("auto", platform="cpu", dtype="float32") == Kernel.BLOCKED
     assert kernel_for("auto", platform="tpu", dtype="float32") == Kernel.SPLASH
     assert kernel_for("auto", platform="gpu", dtype="bfloat16") == Kernel.CUDNN
-    assert kernel_for("auto", platform="gpu", dtype="float32") == Kernel.XLA
+    assert kernel_for("auto", platform="gpu", dtype="float32") == Kernel.BLOCKED
+    assert kernel_for("auto", platform="tpu", dtype="bfloat16", fused=False) == Kernel.BLOCKED
 
 
 @pytest.mark.parametrize("name, words", [("cudnn", "needs an NVIDIA GPU"), ("splash", "needs a TPU"), ("fast", "auto")])

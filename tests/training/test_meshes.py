@@ -21,7 +21,7 @@ RUNS = [("stage1", shape) for shape in MESHES] + [(part, (2, 2, 2)) for part in 
 SMALL = dict(
     codebook_size=16, code_width=8, encoder_channels=24, decoder_channels=24, decoder_res_blocks=0, encoder_res_blocks=0
 )
-WIDE = dict(width=32, heads=8, mlp_width=64, layers=2, dropout=0.0)
+WIDE = dict(width=32, heads=8, mlp_width=64, layers=2, dropout=0.1)
 
 
 @pytest.fixture(scope="module")

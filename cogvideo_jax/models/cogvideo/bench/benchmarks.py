@@ -40,8 +40,8 @@ def _measure_decode(options: Any, **setting: Any) -> Measured:
 
 def _add_train(parser: Any) -> None:
     parser.add_argument("--stage", choices=STAGES, default="stage1")
-    parser.add_argument("--remat", choices=("nothing", "all_but_matrices", "everything"), default="nothing")
-    parser.add_argument("--attention", default="auto", help="auto, xla, splash or cudnn")
+    parser.add_argument("--remat", choices=("nothing", "all_but_matrices", "everything"), default="all_but_matrices")
+    parser.add_argument("--attention", default="auto", help="auto, plain, blocked, splash or cudnn")
     _add_size(parser, SIZES)
 
 

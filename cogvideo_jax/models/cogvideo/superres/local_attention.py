@@ -1,19 +1,21 @@
 """Local attention in two dimensions: a fine token looks at a few rows and columns around it, on one grid or two.
 
-This replaces the release's CUDA kernel on every device: the grid of keys is shifted by each offset of the kernel in
-turn and multiplied with all queries at once. The largest arrays are one shifted grid and the scores [.., offsets], so
-memory grows with the number of tokens, not with its square.
+This replaces the release's CUDA kernel on every device. The picture is cut into tiles; the queries of a tile attend to
+the rectangle of keys that holds all their neighbourhoods, under a mask. More products than needed, but of matrices:
+on a CPU they take a fraction of the time of one key after another, and memory grows with the number of tokens, not with
+its square.
 """
 
 from typing import NamedTuple
 
-import flax.linen as nn
-import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cogvideo_jax.models.cogvideo.transformer.attention import MASKED, KeysValues
-from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.nn.attention import Groups, Kernel, KeysValues, attend
+from cogvideo_jax.nn.dropout import Drops
+from cogvideo_jax.notation import Array, Bool, Float
+
+TILE = 12  # queries along each side, at most
 
 
 class Neighbourhood(NamedTuple):
@@ -27,115 +29,118 @@ class Neighbourhood(NamedTuple):
     kernel: tuple[int, int]  # rows and columns, odd
 
 
+class Line(NamedTuple):
+    """Tiles along one side of the picture, and the keys that each of them reads.
+
+    Attributes:
+      tiles: how many.
+      queries: in a tile; the last tile may reach beyond the picture.
+      first: key that the first tile starts with; negative if it is outside the picture.
+      step: keys from one tile to the next.
+      keys: in a tile.
+    """
+
+    tiles: int
+    queries: int
+    first: int
+    step: int
+    keys: int
+
+
 def attend_locally(
     query: Float[Array, "B H W A K"],
     sources: tuple[Neighbourhood, ...],
     *,
     text: KeysValues | None = None,
     text_mask: Bool[Array, "B S"] | None = None,
-    dropout: nn.Dropout | None = None,
+    drops: Drops | None = None,
+    kernel: Kernel = Kernel.BLOCKED,
 ) -> Float[Array, "B H W A K"]:
-    """Joint softmax over text keys, if given, and the neighbourhoods in order. Softmax and sums are float32.
+    """Joint softmax over text keys, if given, and the neighbourhoods in order.
 
     Args:
       query: queries on the fine grid.
-      sources: neighbourhoods, e.g. (coarse, fine) in the direct model. Outside the picture scores are MASKED and
-        values are 0.
+      sources: neighbourhoods, e.g. (coarse, fine) in the direct model; what is outside the picture is not seen.
       text: keys and values [B S A K] that every query sees.
       text_mask: False on padding of `text`.
-      dropout: applied to the probabilities.
+      drops: dropped probabilities.
+      kernel: PLAIN or BLOCKED.
     """
-    query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
-    scores = [_scores(query, source) for source in sources]
-    if text is not None:
-        on_text = jnp.einsum("bhwak,bsak->bhwas", query, text.k, preferred_element_type=jnp.float32)
-        scores.insert(0, jnp.where(text_mask[:, None, None, None, :], on_text, MASKED))
-    ends = np.cumsum([score.shape[-1] for score in scores])
-    probabilities = jax.nn.softmax(jnp.concatenate(scores, axis=-1), axis=-1).astype(query.dtype)
-    if dropout is not None:
-        probabilities = dropout(probabilities)
-    parts = jnp.split(probabilities, ends[:-1], axis=-1)
-    out = 0.0
-    if text is not None:
-        out = jnp.einsum("bhwas,bsak->bhwak", parts.pop(0), text.v, preferred_element_type=jnp.float32)
-    for part, source in zip(parts, sources):
-        out += _weighted_values(part, source)
-    return out.astype(query.dtype)
+    grid = query.shape[1:3]
+    factors = [grid[0] // source.keys.k.shape[1] for source in sources]
+    sides = [_tile_side(length, int(np.lcm.reduce(factors))) for length in grid]
+    lines = [
+        [_line(length, side, factor, size) for length, side, size in zip(grid, sides, source.kernel)]
+        for source, factor in zip(sources, factors)
+    ]
+    keys = [KeysValues(*(_cut(x, line) for x in source.keys)) for source, line in zip(sources, lines)]
+    masks = [
+        _seen(source.keys.k.shape[1:3], line, factor, source.kernel)
+        for source, line, factor in zip(sources, lines, factors)
+    ]
+    joined = KeysValues(*(jnp.concatenate(parts, axis=2) for parts in zip(*keys)))
+    out = attend(
+        _cut(query, [_line(length, side, 1, 1) for length, side in zip(grid, sides)]),
+        text=text,
+        text_mask=text_mask,
+        groups=Groups(joined, np.concatenate(masks, axis=-1)[None]),
+        drops=drops,
+        kernel=kernel,
+    )
+    return _joined(out, lines[0], grid)
 
 
-def inside(grid: tuple[int, int], kernel: tuple[int, int], factor: int) -> Bool[np.ndarray, "H W M"]:
-    """Mask of the M offsets (row-major) of each query that are inside the grid of keys.
+def _tile_side(length: int, factor: int) -> int:
+    """Queries along a side of a tile, a multiple of `factor`: tiles are as equal as they can be."""
+    tiles = -(-length // max(TILE, factor))
+    return -(-length // (tiles * factor)) * factor
 
-    A 3 x 3 kernel on a grid of 3 x 3 with factor 1; the offsets of three queries, drawn as squares:
 
-        query (0, 0)  0 0 0      query (1, 1)  1 1 1      query (2, 1)  1 1 1
-                      0 1 1                    1 1 1                    1 1 1
-                      0 1 1                    1 1 1                    0 0 0
+def _line(length: int, side: int, factor: int, kernel: int) -> Line:
+    """Tiles along a side of `length` queries, and their keys, on a grid coarser by `factor`."""
+    return Line(-(-length // side), side, -(kernel // 2), side // factor, side // factor + kernel - 1)
 
-    Args:
-      grid: rows and columns of the keys' grid.
-      factor: f, queries per cell along each axis.
+
+def _cut(x: Float[Array, "B h w A K"], lines: list[Line]) -> Float[Array, "B tiles m A K"]:
+    """Rectangles of all tiles, row by row; zeros outside the picture."""
+    for axis, line in zip((1, 3), lines):  # the first cut adds an axis before the columns
+        last = line.first + (line.tiles - 1) * line.step + line.keys
+        ends = [(0, 0)] * x.ndim
+        ends[axis] = (-line.first, max(0, last - x.shape[axis]))
+        x = jnp.pad(x, ends)
+        starts = range(0, line.tiles * line.step, line.step)
+        x = jnp.stack([jnp.take(x, np.arange(start, start + line.keys), axis) for start in starts], axis)
+    batch, rows, high, columns, wide, *rest = x.shape
+    return x.swapaxes(2, 3).reshape(batch, rows * columns, high * wide, *rest)
+
+
+def _joined(x: Float[Array, "B tiles q A K"], lines: list[Line], grid: tuple[int, int]) -> Float[Array, "B H W A K"]:
+    """The picture of the queries' tiles."""
+    rows, columns = lines
+    batch, rest = x.shape[0], x.shape[3:]
+    x = x.reshape(batch, rows.tiles, columns.tiles, rows.queries, columns.queries, *rest).swapaxes(2, 3)
+    x = x.reshape(batch, rows.tiles * rows.queries, columns.tiles * columns.queries, *rest)
+    return x[:, : grid[0], : grid[1]]
+
+
+def _seen(
+    grid: tuple[int, int], lines: list[Line], factor: int, kernel: tuple[int, int]
+) -> Bool[np.ndarray, "tiles q m"]:
+    """Keys of its tile's rectangle that each query sees: in its kernel, and inside the grid of keys.
+
+    Along one side of 6 queries in two tiles of 3, with their own keys and a kernel of 3 (the first and the last key of
+    a tile are its neighbours'):
+
+        tile 0  0 1 1 0 0      tile 1  1 1 1 0 0
+                0 1 1 1 0              0 1 1 1 0
+                0 0 1 1 1              0 0 1 1 0
     """
-    lines = []
-    for cells, size in zip(grid, kernel):
-        cell = np.arange(cells * factor)[:, None] // factor + np.arange(size) - size // 2
-        lines.append((cell >= 0) & (cell < cells))  # [H, rows of the kernel], [W, columns]
-    mask = lines[0][:, None, :, None] & lines[1][None, :, None, :]
-    return mask.reshape(*mask.shape[:2], -1)
-
-
-def _scores(query: Float[Array, "B H W A K"], source: Neighbourhood) -> Float[Array, "B H W A M"]:
-    """Scores of all offsets, float32."""
-    keys = source.keys.k
-    factor = query.shape[1] // keys.shape[1]
-    blocked, padded = _by_cell(query, keys.shape), _padded(keys, source.kernel)
-
-    @jax.checkpoint  # otherwise every shifted grid is kept for the backward pass
-    def at_offset(corner):
-        shifted = _shifted(padded, corner, keys.shape)
-        return jnp.einsum("bhiwjak,bhwak->bhiwja", blocked, shifted, preferred_element_type=jnp.float32)
-
-    scores = jax.lax.map(at_offset, _corners(source.kernel))
-    scores = jnp.moveaxis(scores, 0, -1).reshape(*query.shape[:-1], -1)
-    visible = inside(keys.shape[1:3], source.kernel, factor)
-    return jnp.where(visible[:, :, None], scores, MASKED)
-
-
-def _weighted_values(weights: Float[Array, "B H W A M"], source: Neighbourhood) -> Float[Array, "B H W A K"]:
-    """Sum over the offsets of weight times value, float32."""
-    values = source.keys.v
-    blocked, padded = _by_cell(weights, values.shape), _padded(values, source.kernel)
-
-    @jax.checkpoint
-    def at_offset(weight, corner):
-        shifted = _shifted(padded, corner, values.shape).astype(jnp.float32)
-        return weight.astype(jnp.float32)[..., None] * shifted[:, :, None, :, None]  # [B h f w f A K]
-
-    def add(total, item):
-        return total + at_offset(*item), None
-
-    start = jnp.zeros((*blocked.shape[:-1], values.shape[-1]), jnp.float32)
-    total, _ = jax.lax.scan(add, start, (jnp.moveaxis(blocked, -1, 0), _corners(source.kernel)))
-    return total.reshape(*weights.shape[:-1], -1)
-
-
-def _by_cell(x: Float[Array, "B H W A n"], keys: tuple[int, ...]) -> Float[Array, "B h f w f A n"]:
-    """Groups queries by their cell of the key grid."""
-    batch, rows, columns = keys[:3]
-    return x.reshape(batch, rows, x.shape[1] // rows, columns, x.shape[2] // columns, *x.shape[3:])
-
-
-def _padded(x: Float[Array, "B h w A K"], kernel: tuple[int, int]) -> Array:
-    """Pads the grid with half a kernel of zeros."""
-    rows, columns = kernel[0] // 2, kernel[1] // 2
-    return jnp.pad(x, ((0, 0), (rows, rows), (columns, columns), (0, 0), (0, 0)))
-
-
-def _corners(kernel: tuple[int, int]) -> Int[np.ndarray, "M 2"]:
-    """First row and column of each offset's shifted grid in the padded one, in row-major order."""
-    return np.stack(np.meshgrid(*map(np.arange, kernel), indexing="ij"), axis=-1).reshape(-1, 2)
-
-
-def _shifted(padded: Array, corner: Int[Array, "2"], shape: tuple[int, ...]) -> Float[Array, "B h w A K"]:
-    """Grid of keys shifted by one offset."""
-    return jax.lax.dynamic_slice(padded, (0, corner[0], corner[1], 0, 0), shape)
+    sides = []
+    for length, line, size in zip(grid, lines, kernel):
+        tile, query, key = np.ix_(range(line.tiles), range(line.queries), range(line.keys))
+        place = line.first + tile * line.step + key
+        near = (key >= query // factor) & (key < query // factor + size)
+        sides.append(near & (place >= 0) & (place < length))
+    rows, columns = sides
+    mask = rows[:, None, :, None, :, None] & columns[None, :, None, :, None, :]
+    return mask.reshape(mask.shape[0] * mask.shape[1], mask.shape[2] * mask.shape[3], -1)

@@ -19,10 +19,10 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideo.layout import ClipLayout, shift_right
 from cogvideo_jax.models.cogvideo.superres.config import SuperResolutionConfig
 from cogvideo_jax.models.cogvideo.superres.local_attention import Neighbourhood, attend_locally
-from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, attend
 from cogvideo_jax.models.cogvideo.transformer.block import Sandwich
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.nn.attention import Kernel, KeysValues, attend
 from cogvideo_jax.nn.init import matrix_init, scaled_init
 from cogvideo_jax.notation import Array, Bool, Float, Int
 
@@ -34,10 +34,12 @@ class Call:
     Attributes:
       text_mask: [B S], False on padding.
       train: dropout is on.
+      kernel: PLAIN or BLOCKED.
     """
 
     text_mask: Bool[Array, "B S"]
     train: bool = flax.struct.field(pytree_node=False)
+    kernel: Kernel = flax.struct.field(pytree_node=False)
 
 
 class DirectBlock(Sandwich):
@@ -54,13 +56,15 @@ class DirectBlock(Sandwich):
         base = self._projections("spatial", scaled_init(config.layers))
         local = self._projections("local", matrix_init)
         base_query, base_keys = base.project(u[:, :given])
+        dropout = self._dropout(call)
         on_given = spatial_attention(
             base_query,
             base_keys,
             layout=_given_layout(config),
             text_mask=call.text_mask,
             text_log_weight=0.0,
-            dropout=self._dropout(call),
+            dropout=dropout,
+            kernel=call.kernel,
         )
         fine_query, fine_keys = local.project(u[:, given:])
         coarse_keys = KeysValues(*(keys[:, config.text_length :] for keys in base_keys))
@@ -69,7 +73,7 @@ class DirectBlock(Sandwich):
             Neighbourhood(_on_grid(fine_keys, config.fine_grid), config.fine_kernel),
         )
         query = _to_grid(fine_query, config.fine_grid)
-        on_fine = attend_locally(query, sources, dropout=self._dropout(call)).reshape(fine_query.shape)
+        on_fine = attend_locally(query, sources, drops=dropout.drops(), kernel=call.kernel).reshape(fine_query.shape)
         attended = jnp.concatenate([base.merge(on_given), local.merge(on_fine)], axis=1)
         return self._add(x, attended, call), None
 
@@ -88,13 +92,14 @@ class IterativeBlock(Sandwich):
         text = KeysValues(keys.k[:, :length], keys.v[:, :length])
         fine = KeysValues(keys.k[:, length:], keys.v[:, length:])
         dropout = self._dropout(call)
-        on_text = attend(query[:, None, :length], text, text_mask=call.text_mask, dropout=dropout)[:, 0]
+        on_text = attend(query[:, None, :length], text=text, text_mask=call.text_mask, drops=dropout.drops())[:, 0]
         on_fine = attend_locally(
             _to_grid(query[:, length:], config.fine_grid),
             (Neighbourhood(_on_grid(fine, config.fine_grid), config.fine_kernel),),
             text=text,
             text_mask=call.text_mask,
-            dropout=dropout,
+            drops=dropout.drops(),
+            kernel=call.kernel,
         )
         context = jnp.concatenate([on_text, on_fine.reshape(fine.k.shape)], axis=1)
         return self._add(x, base.merge(context), call), None
@@ -189,9 +194,10 @@ class IterativeSuperResolution(Backbone):
 
 def _through_layers(model: Backbone, parts: list[Array], text_mask: Bool[Array, "B S"], *, train: bool) -> Array:
     """Final hidden states of a sequence from its embedded parts."""
-    x = model.embedding_dropout(jnp.concatenate(parts, axis=1), deterministic=not train)
+    x = jnp.concatenate(parts, axis=1)
+    x = model.embedding_dropout(x) if train else x
     for layer in model.layers if model.unrolled else [model.layers]:
-        x, _ = layer(x, Call(text_mask, train))
+        x, _ = layer(x, Call(text_mask, train, model.kernel))
     return model.norm_final(x)
 
 

@@ -93,9 +93,10 @@ def build_model(config: BackboneConfig, mesh: jax.sharding.Mesh | None = None) -
     Args:
       mesh: of the devices that it will train on, for the fastest attention there; None if only its sizes are wanted.
     """
-    kernel = Kernel.XLA
+    kernel = Kernel.BLOCKED
     if mesh is not None:
-        kernel = kernel_for(config.attention, platform=mesh.devices.flat[0].platform, dtype=config.dtype)
+        platform, fused = mesh.devices.flat[0].platform, config.part not in MODELS
+        kernel = kernel_for(config.attention, platform=platform, dtype=config.dtype, fused=fused)
     model = MODELS.get(config.part, Transformer)
     return model(config.model, dtype=config.dtype, remat=config.remat, kernel=kernel)
 

@@ -173,7 +173,7 @@ class BackboneConfig(TrainConfig):
     dtype: Literal["float32", "bfloat16"]
     remat: Remat
     microbatches: Positive
-    attention: Literal["auto", "xla", "splash", "interpreted", "cudnn"]
+    attention: Literal["auto", "plain", "blocked", "splash", "interpreted", "cudnn"]
     model: TransformerConfig | SuperResolutionConfig
     data: TokenData
     samples: ClipSamples
@@ -246,13 +246,13 @@ class SuperResolutionTraining(BackboneConfig):
     """Direct and iterative super-resolution.
 
     Attributes:
-      attention: "auto" or "xla"; no fused kernel computes local attention.
+      attention: "auto", "plain" or "blocked"; no fused kernel computes local attention.
       base: weights that it starts from.
       train_base: train the parameters of the base, too.
     """
 
     part: Literal["superres", "itersr"]
-    attention: Literal["auto", "xla"]
+    attention: Literal["auto", "plain", "blocked"]
     base: FilePath
     train_base: bool
     model: SuperResolutionConfig

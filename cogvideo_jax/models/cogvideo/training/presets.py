@@ -23,7 +23,7 @@ def demo(part: str, *, model: Any, learning_rate: float = 1.5e-3, **own: Any) ->
         model=model,
         keep_checkpoints=2,
         dtype="float32",
-        remat="nothing",
+        remat="all_but_matrices",
         validation=NO_VALIDATION,
         samples=dict(every=0, prompts=("a red ball bounces to the right", "红色的球向右移动"), weights=""),
         mesh=dict(data=-1, fsdp=1, tensor=1),

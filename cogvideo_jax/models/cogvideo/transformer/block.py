@@ -12,11 +12,12 @@ import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
-from cogvideo_jax.models.cogvideo.transformer.attention import Projections
 from cogvideo_jax.models.cogvideo.transformer.cache import LayerCache
+from cogvideo_jax.models.cogvideo.transformer.projections import Projections
 from cogvideo_jax.models.cogvideo.transformer.spatial import spatial_attention
 from cogvideo_jax.models.cogvideo.transformer.temporal import temporal_attention
 from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.dropout import Dropout
 from cogvideo_jax.nn.init import matrix_init, partitioned, scaled_init
 from cogvideo_jax.nn.quantized import matrix_param
 from cogvideo_jax.notation import Array, Bool, Float, Int
@@ -34,7 +35,7 @@ class Call:
       compat: see Compat.
       keep_keys: also return the keys and values of the pass (to fill a cache), or the updated cache.
       train: dropout is on.
-      kernel: attention kernel of a pass that keeps no keys.
+      kernel: attention kernel of a pass over all positions.
     """
 
     text_mask: Bool[Array, "B S"]
@@ -43,7 +44,7 @@ class Call:
     compat: Compat = flax.struct.field(pytree_node=False)
     keep_keys: bool = flax.struct.field(pytree_node=False)
     train: bool = flax.struct.field(pytree_node=False)
-    kernel: Kernel = flax.struct.field(pytree_node=False, default=Kernel.XLA)
+    kernel: Kernel = flax.struct.field(pytree_node=False, default=Kernel.BLOCKED)
 
 
 class Sandwich(nn.Module):
@@ -71,8 +72,8 @@ class Sandwich(nn.Module):
     def _norm(self, name: str, x: Array) -> Array:
         return layer_norm(name)(x).astype(self.dtype)
 
-    def _dropout(self, call) -> nn.Dropout:
-        return nn.Dropout(self.config.dropout, deterministic=not call.train)
+    def _dropout(self, call) -> Dropout:
+        return Dropout(self.config.dropout, deterministic=not call.train)
 
 
 class Block(Sandwich):
@@ -96,8 +97,9 @@ class Block(Sandwich):
         layout, dropout = self.config.layout, self._dropout(call)
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u)
-        common = dict(text_mask=call.text_mask, layout=layout, dropout=dropout, kernel=call.kernel)
-        out = spatial.merge(spatial_attention(query, keys, text_log_weight=call.text_log_weight, **common))
+        common = dict(text_mask=call.text_mask, layout=layout, kernel=call.kernel)
+        context = spatial_attention(query, keys, text_log_weight=call.text_log_weight, dropout=dropout, **common)
+        out = spatial.merge(context)
         if not self.config.temporal:
             return out, (keys, None)
         temporal = self._projections("temporal", matrix_init)
@@ -110,6 +112,7 @@ class Block(Sandwich):
             shifted=shifted,
             regions=not release,
             text_log_weight=0.0 if release else call.text_log_weight,
+            drops=dropout.drops(),
             **common,
         )
         text_length = layout.text_length

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
-from cogvideo_jax.models.cogvideo.transformer.attention import MASKED, KeysValues
 from cogvideo_jax.models.cogvideo.transformer.masks import window_labels, window_order
+from cogvideo_jax.nn.attention import KeysValues
+from cogvideo_jax.nn.blocked_attention import MASKED
 from cogvideo_jax.nn.quantized import to_int8
 from cogvideo_jax.notation import Array, Bool, Float, Int, Int8
 from cogvideo_jax.runtime.mesh import batch_parts, constrain
@@ -188,7 +189,7 @@ def with_room(kept: Kept, slots: int, *, config: TransformerConfig, length: int)
 def _attend(
     query: Float[Array, "B A K"], kept: Kept, visible: Bool[Array, "places"], asked: Asked
 ) -> Float[Array, "B A K"]:
-    """`attention.attend` for one query per clip: softmax over the text and the visible places."""
+    """`nn.attention.attend` for one query per clip: softmax over the text and the visible places."""
     batch, heads, size = query.shape
     text = jnp.asarray(asked.text_log_weight, jnp.float32) * jnp.ones(batch)
     weight = jnp.where(jnp.arange(kept.k.shape[-1]) < asked.text_mask.shape[1], text[:, None], 0.0)

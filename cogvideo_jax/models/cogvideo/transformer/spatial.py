@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.layout import ClipLayout
-from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, Local, attend
 from cogvideo_jax.models.cogvideo.transformer.masks import within_frame
-from cogvideo_jax.nn.attention import Kernel, fused_attention
+from cogvideo_jax.nn.attention import Groups, Kernel, KeysValues, attend
+from cogvideo_jax.nn.dropout import Dropout
 from cogvideo_jax.notation import Array, Bool, Float
 
 
@@ -16,24 +16,26 @@ def spatial_attention(
     layout: ClipLayout,
     text_mask: Bool[Array, "B S"],
     text_log_weight: float | Float[Array, ""] | Float[Array, "B"],
-    dropout=None,
-    kernel: Kernel = Kernel.XLA,
+    dropout: Dropout,
+    kernel: Kernel,
 ) -> Float[Array, "B L A K"]:
     """Attention at all positions, L = S + slots * N; there may be fewer slots than in the layout."""
     text_length = layout.text_length
     text = KeysValues(keys.k[:, :text_length], keys.v[:, :text_length])
-    on_text = attend(query[:, None, :text_length], text, text_mask=text_mask, dropout=dropout)[:, 0]
+    on_text = attend(query[:, None, :text_length], text=text, text_mask=text_mask, drops=dropout.drops())[:, 0]
 
     slots = (query.shape[1] - text_length) // layout.frame_tokens
     by_frame = (query.shape[0], slots, layout.frame_tokens, *query.shape[2:])
     frame_query, frame_k, frame_v = (x[:, text_length:].reshape(by_frame) for x in (query, keys.k, keys.v))
     masks = within_frame(slots, layout.context_slots, layout.frame_tokens)
-    own_frame = KeysValues(frame_k, frame_v)
-    if kernel == Kernel.XLA:
-        weights = dict(text_mask=text_mask, text_log_weight=text_log_weight)
-        local = Local(own_frame, jnp.asarray(masks[None, :, None]))
-        on_frames = attend(frame_query, text, local=(local,), dropout=dropout, **weights)
-    else:
-        on_frames = fused_attention(frame_query, text, own_frame, text_mask=text_mask, masks=masks, kernel=kernel)
+    on_frames = attend(
+        frame_query,
+        text=text,
+        text_mask=text_mask,
+        text_log_weight=text_log_weight,
+        groups=Groups(KeysValues(frame_k, frame_v), masks[None]),
+        drops=dropout.drops(),
+        kernel=kernel,
+    )
     flat = (query.shape[0], slots * layout.frame_tokens, *query.shape[2:])
     return jnp.concatenate([on_text, on_frames.reshape(flat)], axis=1)

@@ -4,16 +4,13 @@ Windowed layers cut every frame into the same windows and join each window over 
 (slot, row, column). Even layers are plain; odd layers are shifted by half a window (Swin).
 """
 
-import functools
-
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from cogvideo_jax.models.cogvideo.layout import ClipLayout
-from cogvideo_jax.models.cogvideo.transformer.attention import KeysValues, Local, attend
 from cogvideo_jax.models.cogvideo.transformer.masks import across_frames, window_labels, window_order
-from cogvideo_jax.nn.attention import Kernel, fused_attention
+from cogvideo_jax.nn.attention import Groups, Kernel, KeysValues, attend
+from cogvideo_jax.nn.dropout import Drops
 from cogvideo_jax.notation import Array, Bool, Float, Int
 
 
@@ -27,8 +24,8 @@ def temporal_attention(
     regions: bool,
     text_mask: Bool[Array, "B S"],
     text_log_weight: float | Float[Array, ""] | Float[Array, "B"],
-    dropout=None,
-    kernel: Kernel = Kernel.XLA,
+    drops: Drops | None,
+    kernel: Kernel,
 ) -> Float[Array, "B TN A K"]:
     """Attention at frame positions; this channel has no text queries.
 
@@ -45,14 +42,15 @@ def temporal_attention(
     kind = 0 if window is None else shifted
     order = jnp.asarray(orders)[kind]
     frame_query, frame_k, frame_v = (_to_windows(x, order, slots) for x in frames)
-    own_window = KeysValues(frame_k, frame_v)
-    if kernel == Kernel.XLA:
-        weights = dict(text_mask=text_mask, text_log_weight=text_log_weight)
-        local = Local(own_window, jnp.asarray(masks)[kind][:, None])
-        context = attend(frame_query, text, local=(local,), dropout=dropout, **weights)
-    else:
-        fused = [functools.partial(fused_attention, text_mask=text_mask, masks=one, kernel=kernel) for one in masks]
-        context = jax.lax.switch(kind, fused, frame_query, text, own_window)
+    context = attend(
+        frame_query,
+        text=text,
+        text_mask=text_mask,
+        text_log_weight=text_log_weight,
+        groups=Groups(KeysValues(frame_k, frame_v), masks, kind),
+        drops=drops,
+        kernel=kernel,
+    )
     return _from_windows(context, order, slots)
 
 

@@ -15,7 +15,8 @@ from cogvideo_jax.models.cogvideo.config import Compat, TransformerConfig
 from cogvideo_jax.models.cogvideo.transformer import cache as caches
 from cogvideo_jax.models.cogvideo.transformer.block import Block, Call, layer_norm
 from cogvideo_jax.models.cogvideo.transformer.cache import Cache
-from cogvideo_jax.nn.attention import Kernel
+from cogvideo_jax.nn.attention import FUSED, Kernel
+from cogvideo_jax.nn.dropout import Dropout
 from cogvideo_jax.nn.init import matrix_init, partitioned
 from cogvideo_jax.nn.quantized import Matrix, quantize
 from cogvideo_jax.nn.remat import POLICIES, Remat
@@ -30,7 +31,7 @@ class Backbone(nn.Module):
       config: all dimensions.
       dtype: compute type; parameters are initialised in float32.
       remat: parts of a layer that the backward pass recomputes.
-      kernel: attention kernel in training.
+      kernel: attention kernel of a pass over all positions.
       unrolled: give each layer its own code and arrays (see `unroll`). Sampling needs this: a loop over stacked weights
         copies each layer's slice before it reads it.
     """
@@ -38,7 +39,7 @@ class Backbone(nn.Module):
     config: Any
     dtype: Any = jnp.float32
     remat: Remat = Remat.NOTHING
-    kernel: Kernel = Kernel.XLA
+    kernel: Kernel = Kernel.BLOCKED
     unrolled: bool = False
 
     def _make(self, block: type[nn.Module], *, in_axes: tuple, extra_positions: int | None) -> None:
@@ -70,7 +71,7 @@ class Backbone(nn.Module):
                 metadata_params={nn.PARTITION_NAME: "layers"},
             )(config, self.dtype)
         self.norm_final = layer_norm(None)
-        self.embedding_dropout = nn.Dropout(config.dropout)
+        self.embedding_dropout = Dropout(config.dropout)
 
     def image_logits(self, hidden: Float[Array, "... D"]) -> Float[Array, "... C"]:
         """Float32 logits over the image codes, the only ids that are generated or trained."""
@@ -181,11 +182,10 @@ class Transformer(Backbone):
         x_frames = self._embed_tokens(frames.reshape(batch, slots * frame_tokens))
         x_frames = x_frames + self._frame_positions()[: slots * frame_tokens].astype(self.dtype)
         x = jnp.concatenate([x_text, x_frames], axis=1)
-        x = self.embedding_dropout(x, deterministic=not train)
-        kernel = Kernel.XLA if keep_keys else self.kernel
-        if kernel != Kernel.XLA and not (isinstance(text_log_weight, float | int) and text_log_weight == 0):
-            raise UserError(f"attention={kernel} cannot weight the text (text_log_weight); use attention=xla")
-        call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, kernel)
+        x = self.embedding_dropout(x) if train else x
+        if self.kernel in FUSED and not (isinstance(text_log_weight, float | int) and text_log_weight == 0):
+            raise UserError(f"attention={self.kernel} cannot weight the text (text_log_weight); use attention=blocked")
+        call = Call(text_mask, text_log_weight, None, compat, keep_keys, train, self.kernel)
         if self.unrolled:
             x, keys = self._unrolled_layers(x, [None] * self.config.layers, call)
         else:
