@@ -10,8 +10,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.models.cogvideo.convert import transformer_names
 from cogvideo_jax.models.cogvideo.layout import shift_right
-from cogvideo_jax.models.cogvideo.training.losses import token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, is_attention_plus, project
+from cogvideo_jax.models.cogvideo.training.losses import cross_entropy
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head, is_attention_plus, project
 from cogvideo_jax.nn.quantized import Matrix
 from tests.parity.goldens import golden_files, load, parameters
 from tests.parity.transformer_goldens import largest, transformer_config
@@ -43,10 +43,13 @@ def case(request):
     def forward(added, frozen):
         variables = {"params": unflatten_dict(frozen | added)}
         hidden = model.apply(variables, text, mask, inputs)
-        logits = model.apply(variables, hidden[:, text_length:], method=Transformer.image_logits)
-        losses = token_losses(logits, frames)
-        return losses[:, layout.first_loss_slot :].mean(), (
-            losses,
+        flat = frames.reshape(len(frames), -1)
+        weights = np.zeros(frames.shape, np.float32)
+        weights[:, layout.first_loss_slot :] = 1 / frames[:, layout.first_loss_slot :].size
+        table = image_head(variables["params"], config).values
+        loss, losses, _ = cross_entropy(hidden[:, text_length:], table, flat, weights.reshape(flat.shape))
+        return loss, (
+            losses.reshape(frames.shape),
             project(hidden, Matrix(variables["params"]["token_table"]), jnp.float32),
         )
 

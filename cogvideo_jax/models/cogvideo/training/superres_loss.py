@@ -1,9 +1,9 @@
 """Training objective of super-resolution: cross-entropy of the masked fine tokens."""
 
 import jax.numpy as jnp
-import optax
 
-from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone
+from cogvideo_jax.models.cogvideo.training.losses import cross_entropy
+from cogvideo_jax.models.cogvideo.transformer.transformer import Backbone, image_head
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 
 
@@ -21,9 +21,7 @@ def loss_and_metrics(
     given = (batch["text"], batch["text_mask"], *([batch["coarse"]] if config.coarse else []))
     rngs = None if rng is None else {"dropout": rng}
     hidden = model.apply(variables, *given, known, train=rng is not None, rngs=rngs)
-    logits = model.apply(variables, hidden[:, -config.fine_tokens :], method=Backbone.image_logits)
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["fine"])
-    right = jnp.argmax(logits, axis=-1) == batch["fine"]
+    hidden = hidden[:, -config.fine_tokens :].astype(model.dtype)
     count = masked.sum()
-    loss = (losses * masked).sum() / count
+    loss, _, right = cross_entropy(hidden, image_head(params, config).values, batch["fine"], masked / count)
     return loss, {"loss": loss, "accuracy": (right & masked).sum() / count, "masked": masked.mean()}

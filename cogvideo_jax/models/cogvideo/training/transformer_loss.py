@@ -1,8 +1,10 @@
 """Training objective of the base, stage 1 and stage 2, which differ in layout only."""
 
+import jax.numpy as jnp
+
 from cogvideo_jax.models.cogvideo.layout import shift_right
-from cogvideo_jax.models.cogvideo.training.losses import frame_losses, token_losses
-from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer
+from cogvideo_jax.models.cogvideo.training.losses import cross_entropy, frame_losses
+from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head
 from cogvideo_jax.notation import Array, Float, Key, PyTree
 
 
@@ -20,8 +22,10 @@ def loss_and_metrics(
     rngs = None if rng is None else {"dropout": rng}
     variables = {"params": params}
     hidden = model.apply(variables, batch["text"], batch["text_mask"], inputs, train=rng is not None, rngs=rngs)
-    first = layout.text_length + layout.first_loss_slot * layout.frame_tokens
-    logits = model.apply(variables, hidden[:, first:], method=Transformer.image_logits)
-    losses = token_losses(logits, batch["frames"][:, layout.first_loss_slot :])
-    loss = losses.mean()
-    return loss, {"loss": loss, "nats_per_frame": loss * layout.frame_tokens} | frame_losses(losses, layout)
+    first, targets = layout.first_loss_slot, batch["frames"][:, layout.first_loss_slot :]
+    hidden = hidden[:, layout.text_length + first * layout.frame_tokens :]
+    flat = targets.reshape(len(targets), -1)
+    weights = jnp.full(flat.shape, 1 / flat.size, jnp.float32)
+    loss, losses, _ = cross_entropy(hidden.astype(model.dtype), image_head(params, config).values, flat, weights)
+    frames = frame_losses(losses.reshape(targets.shape), layout)
+    return loss, {"loss": loss, "nats_per_frame": loss * layout.frame_tokens} | frames
