@@ -35,7 +35,11 @@ def test_a_training_step_is_measured():
     assert row.mfu == pytest.approx(row.flops / row.seconds / 2e9)
     params = jax.tree.leaves(abstract_params(Transformer(config), jnp.float32))
     assert row.bytes > 4 * sum(leaf.size for leaf in params)
-    assert train.cells(row)["batch"] == "2"
+    assert all(seconds > 0 for seconds in row.parts)
+    cells = train.cells(row)
+    assert cells["batch"] == "2"
+    shares = [int(cells[name].removesuffix("%")) for name in (*row.parts._fields, "rest")]
+    assert sum(shares) == pytest.approx(100, abs=3)
 
 
 def test_writing_tokens_is_measured():

@@ -52,7 +52,7 @@ def _measure_train(options: Any, **setting: Any) -> Measured:
 
     how = dict(dtype=options.dtype, remat=Remat(options.remat), attention=options.attention)
     row = train.measure_train(sized(options.size, options.stage), **how, **setting)
-    return Measured(row._asdict(), train.cells(row))
+    return Measured(row._asdict() | {"parts": row.parts._asdict()}, train.cells(row))
 
 
 def _add_tokenizer(parser: Any) -> None:

@@ -13,6 +13,7 @@ import optax
 
 from cogvideo_jax.bench.machine import Machine, peak_bytes, profile
 from cogvideo_jax.models.cogvideo.bench.sizes import abstract_params, random_like
+from cogvideo_jax.models.cogvideo.bench.train_parts import Parts, measure_parts
 from cogvideo_jax.models.cogvideo.config import TransformerConfig
 from cogvideo_jax.models.cogvideo.training.flops import transformer_flops
 from cogvideo_jax.models.cogvideo.training.parameters import split_attention_plus
@@ -38,6 +39,7 @@ class Trained(NamedTuple):
       mfu: reached share of the machine's matrix rate.
       bytes: memory for the state, the frozen base and the step, as planned by the compiler.
       peak: peak device memory in bytes; 0 if the device does not report it.
+      parts: where the time goes.
     """
 
     batch: int
@@ -48,6 +50,7 @@ class Trained(NamedTuple):
     bytes: int
     peak: int
     compile_seconds: float
+    parts: Parts
 
 
 def measure_train(
@@ -84,9 +87,10 @@ def measure_train(
             state, _ = step(state, frozen, example, rng)
         jax.block_until_ready(state)
         seconds = (time.perf_counter() - begun) / STEPS
+    peak, parts = peak_bytes(), measure_parts(model, state, tx, batch=batch)
     flops = batch * transformer_flops(config, all_trained=False).step
     tokens, mfu = batch * config.layout.length / seconds, flops / seconds / machine.flops
-    return Trained(batch, seconds, tokens, flops, mfu, size + working, peak_bytes(), compile_seconds)
+    return Trained(batch, seconds, tokens, flops, mfu, size + working, peak, compile_seconds, parts)
 
 
 def random_batch(config: TransformerConfig, batch: int) -> dict:
@@ -106,6 +110,7 @@ def _split(model: Transformer, dtype: str) -> Split:
 
 def cells(row: Trained) -> dict[str, str]:
     """Values as text, by column."""
+    parts = {name: f"{seconds / row.seconds:.0%}" for name, seconds in row.parts._asdict().items()}
     return {
         "batch": f"{row.batch}",
         "s a step": f"{row.seconds:.3f}",
@@ -114,4 +119,6 @@ def cells(row: Trained) -> dict[str, str]:
         "MFU": f"{row.mfu:.0%}",
         "GiB": f"{max(row.bytes, row.peak) / 2**30:.2f}",
         "compile s": f"{row.compile_seconds:.1f}",
+        **parts,
+        "rest": f"{1 - sum(row.parts) / row.seconds:.0%}",
     }

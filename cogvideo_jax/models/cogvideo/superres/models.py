@@ -63,7 +63,7 @@ class DirectBlock(Sandwich):
             layout=_given_layout(config),
             text_mask=call.text_mask,
             text_log_weight=0.0,
-            dropout=dropout,
+            next_drops=dropout.drops,
             kernel=call.kernel,
         )
         fine_query, fine_keys = local.project(u[:, given:])

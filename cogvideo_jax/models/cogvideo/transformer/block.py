@@ -98,7 +98,9 @@ class Block(Sandwich):
         spatial = self._projections("spatial", scaled_init(self.config.layers))
         query, keys = spatial.project(u)
         common = dict(text_mask=call.text_mask, layout=layout, kernel=call.kernel)
-        context = spatial_attention(query, keys, text_log_weight=call.text_log_weight, dropout=dropout, **common)
+        context = spatial_attention(
+            query, keys, text_log_weight=call.text_log_weight, next_drops=dropout.drops, **common
+        )
         out = spatial.merge(context)
         if not self.config.temporal:
             return out, (keys, None)

@@ -1,11 +1,13 @@
 """Spatial channel, the attention of CogView2: text sees text, a frame sees the text and itself (paper section 3.2)."""
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 
 from cogvideo_jax.models.cogvideo.layout import ClipLayout
 from cogvideo_jax.models.cogvideo.transformer.masks import within_frame
 from cogvideo_jax.nn.attention import Groups, Kernel, KeysValues, attend
-from cogvideo_jax.nn.dropout import Dropout
+from cogvideo_jax.nn.dropout import Drops
 from cogvideo_jax.notation import Array, Bool, Float
 
 
@@ -16,13 +18,17 @@ def spatial_attention(
     layout: ClipLayout,
     text_mask: Bool[Array, "B S"],
     text_log_weight: float | Float[Array, ""] | Float[Array, "B"],
-    dropout: Dropout,
+    next_drops: Callable[[], Drops | None],
     kernel: Kernel,
 ) -> Float[Array, "B L A K"]:
-    """Attention at all positions, L = S + slots * N; there may be fewer slots than in the layout."""
+    """Attention at all positions, L = S + slots * N; there may be fewer slots than in the layout.
+
+    Args:
+      next_drops: called for each of two attentions; see `Dropout.drops`.
+    """
     text_length = layout.text_length
     text = KeysValues(keys.k[:, :text_length], keys.v[:, :text_length])
-    on_text = attend(query[:, None, :text_length], text=text, text_mask=text_mask, drops=dropout.drops())[:, 0]
+    on_text = attend(query[:, None, :text_length], text=text, text_mask=text_mask, drops=next_drops())[:, 0]
 
     slots = (query.shape[1] - text_length) // layout.frame_tokens
     by_frame = (query.shape[0], slots, layout.frame_tokens, *query.shape[2:])
@@ -34,7 +40,7 @@ def spatial_attention(
         text_mask=text_mask,
         text_log_weight=text_log_weight,
         groups=Groups(KeysValues(frame_k, frame_v), masks[None]),
-        drops=dropout.drops(),
+        drops=next_drops(),
         kernel=kernel,
     )
     flat = (query.shape[0], slots * layout.frame_tokens, *query.shape[2:])
