@@ -15,7 +15,7 @@ from cogvideo_jax.nn.attention import Groups, Kernel, KeysValues, attend
 from cogvideo_jax.nn.dropout import Drops
 from cogvideo_jax.notation import Array, Bool, Float
 
-TILE = 12  # queries along each side, at most
+TILE = 2  # kernels along each side of a tile, at most
 
 
 class Neighbourhood(NamedTuple):
@@ -68,7 +68,8 @@ def attend_locally(
     """
     grid = query.shape[1:3]
     factors = [grid[0] // source.keys.k.shape[1] for source in sources]
-    sides = [_tile_side(length, int(np.lcm.reduce(factors))) for length in grid]
+    largest = np.max([source.kernel for source in sources], axis=0)
+    sides = [_tile_side(length, TILE * int(k), int(np.lcm.reduce(factors))) for length, k in zip(grid, largest)]
     lines = [
         [_line(length, side, factor, size) for length, side, size in zip(grid, sides, source.kernel)]
         for source, factor in zip(sources, factors)
@@ -90,9 +91,9 @@ def attend_locally(
     return _joined(out, lines[0], grid)
 
 
-def _tile_side(length: int, factor: int) -> int:
+def _tile_side(length: int, most: int, factor: int) -> int:
     """Queries along a side of a tile, a multiple of `factor`: tiles are as equal as they can be."""
-    tiles = -(-length // max(TILE, factor))
+    tiles = -(-length // max(most, factor))
     return -(-length // (tiles * factor)) * factor
 
 
