@@ -15,7 +15,7 @@ from cogvideo_jax.nn.dropout import Dropout, Drops, dropped
 from tests.devices import environment
 
 RATE, SHAPE = 0.1, (4, 512, 1024)
-WORST = 4.5  # standard deviations; one of the 100 figures of this file is beyond it once in 1,500 runs of other seeds
+WORST = 4.5  # standard deviations; the seeds are fixed, so a test passes always or never
 
 
 def drops(seed: int = 0) -> Drops:
