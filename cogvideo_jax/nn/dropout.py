@@ -1,7 +1,7 @@
 """Dropout by a counter-based hash: cheap, and made again in the backward pass instead of kept.
 
 Whether a number is dropped depends on the key and on its place in the whole array alone, so any number of devices, and
-any part of an array by itself, drops the same ones. On two CPU cores, probabilities of [8, 800, 1032] take 9 ms to drop,
+any part of an array by itself, drops the same ones. On two CPU cores, weights of [8, 800, 1032] take 9 ms to drop,
 of which 8 are reading and writing; 66 with Threefry, JAX's own generator; the two products of attention beside them 17.
 # Differs from the 2022 code: other random bits
 """
