@@ -28,6 +28,7 @@ from cogvideo_jax.nn import fused_attention
 from cogvideo_jax.nn.blocked_attention import MASKED, blocked_attention
 from cogvideo_jax.nn.dropout import Drops, dropped
 from cogvideo_jax.notation import Array, Bool, Float, Int
+from cogvideo_jax.runtime.mesh import constrain
 
 
 class Kernel(StrEnum):
@@ -44,6 +45,12 @@ FUSED = {
     Kernel.SPLASH: fused_attention.splash,
     Kernel.INTERPRETED: functools.partial(fused_attention.splash, interpret=True),
     Kernel.CUDNN: fused_attention.cudnn,
+}
+
+UNMASKED = {
+    Kernel.SPLASH: fused_attention.splash_unmasked,
+    Kernel.INTERPRETED: functools.partial(fused_attention.splash_unmasked, interpret=True),
+    Kernel.CUDNN: fused_attention.cudnn_unmasked,
 }
 
 
@@ -121,6 +128,21 @@ def attend(
     if groups is None or kernel == Kernel.PLAIN:
         return _plain(query, text, bias, groups, drops)
     return _blocked(query, text, bias, groups, drops)
+
+
+def attend_all(
+    query: Float[Array, "B L A K"], keys: KeysValues, *, kernel: Kernel = Kernel.BLOCKED
+) -> Float[Array, "B L A K"]:
+    """Softmax attention of every position to every other, without masks."""
+    query, key, value = (constrain(x, "batch", None, "attended_heads", None) for x in (query, *keys))
+    if kernel in FUSED:
+        out = fused_attention.unmasked(query, key, value, implementation=UNMASKED[kernel])
+    elif kernel == Kernel.PLAIN:
+        out = _plain(query[:, None], KeysValues(key, value), jnp.zeros(key.shape[:2]), None, None)[:, 0]
+    else:
+        grouped = (x[:, None] for x in (query, key, value))
+        out = blocked_attention(*grouped, jnp.zeros(key.shape[:2], jnp.float32), masks=None)[:, 0]
+    return constrain(out, "batch", None, "attended_heads", None)
 
 
 def _text_bias(mask: Bool[Array, "B S"], log_weight: float | Array) -> Float[Array, "B S"]:

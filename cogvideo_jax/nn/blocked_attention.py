@@ -30,26 +30,30 @@ class Plan:
     """What is known of one attention when it is traced.
 
     Attributes:
-      masks: of every kind, True where a query sees a key.
+      queries, keys: their numbers.
+      masks: of every kind, True where a query sees a key; None if every query sees every key.
       rate: of dropout; 0 for none.
     """
 
-    masks: Bool[np.ndarray, "kinds g Q M"]
+    queries: int
+    keys: int
+    masks: Bool[np.ndarray, "kinds g Q M"] | None
     rate: float
 
     @functools.cached_property
     def blocks(self) -> list[tuple[slice, slice]]:
         """Queries of each block, all as large as the others, and the keys up to the last that one of them sees."""
-        queries = self.masks.shape[2]
-        edges = np.linspace(0, queries, -(-queries // BLOCK) + 1).astype(int)
+        edges = np.linspace(0, self.queries, -(-self.queries // BLOCK) + 1).astype(int)
+        blocks = [slice(a, b) for a, b in itertools.pairwise(edges)]
+        if self.masks is None:
+            return [(block, slice(0, self.keys)) for block in blocks]
         seen = self.masks.any(axis=(0, 1))
-        return [
-            (slice(a, b), slice(0, int(np.flatnonzero(seen[a:b].any(axis=0))[-1]) + 1))
-            for a, b in itertools.pairwise(edges)
-        ]
+        return [(block, slice(0, int(np.flatnonzero(seen[block].any(axis=0))[-1]) + 1)) for block in blocks]
 
     def visible(self, kind: int | Int[Array, ""], queries: slice, keys: slice) -> Bool[Array, "g 1 q m"] | None:
         """Mask of a block; None where everything is seen."""
+        if self.masks is None:
+            return None
         masks = self.masks[:, :, queries, keys]
         return None if masks.all() else jnp.asarray(masks)[kind][:, None]
 
@@ -60,7 +64,7 @@ def blocked_attention(
     value: Float[Array, "B g M A K"],
     bias: Float[Array, "B M"],
     *,
-    masks: Bool[np.ndarray, "kinds g Q M"],
+    masks: Bool[np.ndarray, "kinds g Q M"] | None,
     kind: int | Int[Array, ""] = 0,
     drops: Drops | None = None,
 ) -> Float[Array, "B g Q A K"]:
@@ -68,11 +72,11 @@ def blocked_attention(
 
     Args:
       bias: added to the scores of a key in all rows.
-      masks: one for every kind, True where a query sees a key; every query sees at least one.
+      masks: one for every kind, True where a query sees a key; every query sees at least one. None: it sees all.
       kind: which of the masks holds; may be traced.
       drops: dropped probabilities, rows [B g A Q].
     """
-    plan = Plan(masks, drops.rate if drops else 0.0)
+    plan = Plan(query.shape[2], key.shape[2], masks, drops.rate if drops else 0.0)
     query = query / jnp.sqrt(query.shape[-1]).astype(query.dtype)
     by_head = (x.swapaxes(2, 3) for x in (query, key, value))
     seed = drops.seed if drops else jnp.zeros(2, jnp.uint32)

@@ -50,6 +50,47 @@ def fused_attention(
     return jax.shard_map(attend, in_specs=specs, out_specs=groups, check_vma=False)(query, *text, *local, text_mask)
 
 
+def unmasked(
+    query: Float[Array, "B L A K"],
+    key: Float[Array, "B L A K"],
+    value: Float[Array, "B L A K"],
+    *,
+    implementation: Callable[..., Array],
+) -> Float[Array, "B L A K"]:
+    """Softmax attention of every position to every other; each device computes its own rows and heads.
+
+    Args:
+      implementation: `cudnn_unmasked` or `splash_unmasked`.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return implementation(query, key, value)
+    rules = dict(RULES)
+    spec = PartitionSpec(rules["batch"], None, rules["attended_heads"], None)
+    return jax.shard_map(implementation, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(query, key, value)
+
+
+def cudnn_unmasked(query, key, value) -> Array:
+    return jax.nn.dot_product_attention(query, key, value, implementation="cudnn")
+
+
+def splash_unmasked(query, key, value, *, interpret=False) -> Array:
+    """Pads to whole blocks; padded keys are in a segment that no real query sees."""
+    batch, length, heads, size = query.shape
+    (block_q, padded_q), (block_kv, padded_kv) = _block(length), _block(key.shape[1])
+    mask = splash_mask.FullMask((padded_q, padded_kv))
+    kernel = _kernel(mask, heads, block_q, block_kv, interpret=interpret)
+    rows = lambda padded, real: jnp.broadcast_to(jnp.arange(padded) < real, (batch, padded))  # noqa: E731
+    segments = splash_attention_kernel.SegmentIds(
+        q=jnp.ones((batch, padded_q), jnp.int32), kv=rows(padded_kv, key.shape[1]).astype(jnp.int32)
+    )
+    scaled = query * jnp.asarray(size**-0.5, query.dtype)
+    padded = (
+        _padded(x.swapaxes(1, 2), total) for x, total in ((scaled, padded_q), (key, padded_kv), (value, padded_kv))
+    )
+    out = jax.vmap(kernel)(*padded, segments)
+    return out[:, :, :length].swapaxes(1, 2)
+
+
 def cudnn(query, text_k, text_v, local_k, local_v, text_mask, *, masks) -> Array:
     groups = query.shape[1]
     k, v = joined(text_k, local_k), joined(text_v, local_v)
@@ -88,8 +129,23 @@ def _splash_one(query, k, v, text_mask, *, mask: Bool[np.ndarray, "Q M"], interp
     visible = np.zeros((padded_q, padded_kv), bool)
     visible[:queries, :text_length], visible[:queries, text_length:keys] = True, mask
     visible[queries:, text_length] = True
-    kernel = splash_attention_kernel.make_splash_mha(
-        splash_mask.MultiHeadMask([splash_mask.NumpyMask(visible)] * heads),
+    kernel = _kernel(splash_mask.NumpyMask(visible), heads, block_q, block_kv, interpret=interpret)
+    flat = lambda x, length: _padded(x.reshape(batch * groups, *x.shape[2:]).swapaxes(1, 2), length)  # noqa: E731
+    valid = jnp.pad(text_mask, ((0, 0), (0, padded_kv - text_length)), constant_values=True)
+    segments = splash_attention_kernel.SegmentIds(
+        q=jnp.ones((batch * groups, padded_q), jnp.int32), kv=jnp.repeat(valid, groups, axis=0).astype(jnp.int32)
+    )
+    scaled = query * jnp.asarray(size**-0.5, query.dtype)
+    out = jax.vmap(kernel)(flat(scaled, padded_q), flat(k, padded_kv), flat(v, padded_kv), segments)
+    return out[:, :, :queries].swapaxes(1, 2).reshape(query.shape)
+
+
+def _kernel(
+    mask: splash_mask.Mask, heads: int, block_q: int, block_kv: int, *, interpret: bool
+) -> Callable[..., Array]:
+    """Splash kernel of one row, all of whose heads share a mask."""
+    return splash_attention_kernel.make_splash_mha(
+        splash_mask.MultiHeadMask([mask] * heads),
         block_sizes=splash_attention_kernel.BlockSizes(
             block_q=block_q,
             block_kv=block_kv,
@@ -104,14 +160,6 @@ def _splash_one(query, k, v, text_mask, *, mask: Bool[np.ndarray, "Q M"], interp
         q_seq_shards=1,
         interpret=interpret,
     )
-    flat = lambda x, length: _padded(x.reshape(batch * groups, *x.shape[2:]).swapaxes(1, 2), length)  # noqa: E731
-    valid = jnp.pad(text_mask, ((0, 0), (0, padded_kv - text_length)), constant_values=True)
-    segments = splash_attention_kernel.SegmentIds(
-        q=jnp.ones((batch * groups, padded_q), jnp.int32), kv=jnp.repeat(valid, groups, axis=0).astype(jnp.int32)
-    )
-    scaled = query * jnp.asarray(size**-0.5, query.dtype)
-    out = jax.vmap(kernel)(flat(scaled, padded_q), flat(k, padded_kv), flat(v, padded_kv), segments)
-    return out[:, :, :queries].swapaxes(1, 2).reshape(query.shape)
 
 
 def joined(text: Float[Array, "B S A K"], local: Float[Array, "B g M A K"]) -> Float[Array, "B g S+M A K"]:

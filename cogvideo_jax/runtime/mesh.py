@@ -34,6 +34,7 @@ RULES = (
     ("rows", ("data", "fsdp", "tensor")),  # clips, then heads
     ("length", None),
     ("width", None),
+    ("attended_heads", "tensor"),  # of queries that see the whole sequence
     ("codes", "tensor"),
 )
 

@@ -59,6 +59,13 @@ def fit_square(image: Image.Image, size: int, *, aspect: Fraction = Fraction(1))
     return image.resize((size, size), Image.Resampling.BICUBIC, box=box)
 
 
+def resized(pixels: Pixels, size: tuple[int, int]) -> UInt8[np.ndarray, "h w 3"]:
+    """A picture at (height, width), by Lanczos; its aspect is not kept."""
+    if pixels.shape[:2] == size:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
 def _with_square_pixels(picture: Image.Image, aspect: Fraction) -> Image.Image:
     width = max(1, round(picture.width * aspect))
     require_sane_size(width, picture.height)

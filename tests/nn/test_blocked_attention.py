@@ -91,7 +91,8 @@ def test_large_scores_do_not_overflow(small_blocks):
 
 
 def test_blocks_cover_all_queries_once_and_end_at_the_last_key_that_is_seen(small_blocks):
-    plan = Plan(MASKS["causal"], 0.0)
+    causal = MASKS["causal"]
+    plan = Plan(*causal.shape[2:], causal, 0.0)
     assert [queries.stop - queries.start for queries, _ in plan.blocks] == [3, 3, 4]
     assert [(queries.stop, keys.stop) for queries, keys in plan.blocks] == [(3, 3), (6, 6), (10, 10)]
 
