@@ -66,8 +66,12 @@ class Request(Schema):
       steps: of denoising.
       loras: files of low-rank changes.
       guidance: scale of classifier-free guidance; 1 turns it off.
+      dynamic_guidance: let the scale change from step to step.
+      negative_prompt: what guidance leads away from; nothing in particular by default.
+      sampler: of denoising.
       first_image: the first frame of every video.
-      start: a video whose frame rate is to be raised.
+      start: a video whose frame rate is to be raised, or that is to be made anew in part.
+      strength: share of the denoising that a start video goes through; 1 leaves nothing of it.
       superres: super-resolution, where the weights have it.
       compat: whose arithmetic to follow where released codes disagree.
     """
@@ -83,8 +87,12 @@ class Request(Schema):
     steps: Positive | None = None
     loras: tuple[Lora, ...] = ()
     guidance: Annotated[float, Field(ge=0, le=1e4)] | None = None
+    dynamic_guidance: bool | None = None
+    negative_prompt: Prompt | None = None
+    sampler: Literal["ddim", "dpm"] | None = None
     first_image: np.ndarray | None = None
     start: Start | None = None
+    strength: Annotated[float, Field(gt=0, le=1)] | None = None
     superres: bool = True
     compat: Literal["exact", "release"] = "exact"
 
@@ -251,6 +259,10 @@ class Sampler(abc.ABC):
           UserError: `fps` cannot be reached from there.
         """
         raise UserError("these weights cannot raise the frame rate of a video")
+
+    def start_seconds(self, request: Request) -> float:
+        """How much of a video is read that `generate` starts from. Raises UserError if these weights start from none."""
+        raise UserError("these weights do not start from a video; leave --from-video out")
 
     @abc.abstractmethod
     def steps(self, request: Request, rows: Mapping[str, int] | None = None) -> list[Step]:

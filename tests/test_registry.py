@@ -81,7 +81,7 @@ def test_what_it_lacks_is_said_in_a_sentence(grey, capsys):
     arguments = ["--source", "x", "--tokenizer", "y", "--out", "z", "--family", "grey"]
     assert main(["tokenize", *arguments]) == 2 and "needs no cache" in capsys.readouterr().err
     assert main(["convert", "--family", "grey"]) == 2 and "nothing to convert" in capsys.readouterr().err
-    with pytest.raises(UserError, match="no model family 'blue'; known are cogvideo, grey"):
+    with pytest.raises(UserError, match="no model family 'blue'; known are cogvideo, cogvideox, grey"):
         registry.family("blue")
 
 

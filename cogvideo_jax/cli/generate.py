@@ -3,7 +3,7 @@
 import contextlib
 import re
 import sys
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,14 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--lora", metavar="FILE[=SCALE]", action="append", default=[], help="low-rank changes; repeatable"
     )
+    parser.add_argument("--sampler", choices=("ddim", "dpm"), help="of denoising; by default what the weights want")
+    parser.add_argument(
+        "--dynamic-guidance", action=BooleanOptionalAction, help="let the scale of guidance change from step to step"
+    )
+    parser.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
     parser.add_argument("--first-frame", metavar="IMAGE", help="the picture the videos start from")
+    parser.add_argument("--from-video", metavar="FILE", help="the video to make anew in part, by weights that denoise")
+    parser.add_argument("--strength", type=float, help="how much of it is made anew, up to 1")
     parser.add_argument("--out", default=".", help="a folder, or a file name for one video")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--image", action="store_true", help="a single picture, as PNG")
@@ -133,10 +140,20 @@ def prompts_of(options: Namespace) -> list[str]:
 
 def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     """What is asked of every prompt; the prompt of this request stands for those to come."""
-    from cogvideo_jax.interface import make_request
-    from cogvideo_jax.runtime.media import read_image
+    from cogvideo_jax.interface import Start, make_request
+    from cogvideo_jax.runtime.media import read_image, read_video
 
-    names = ("fps", "seconds", "guidance", "frames", "steps")
+    names = (
+        "fps",
+        "seconds",
+        "guidance",
+        "frames",
+        "steps",
+        "sampler",
+        "dynamic_guidance",
+        "negative_prompt",
+        "strength",
+    )
     fields: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.size:
         fields["size"] = size_of(options.size)
@@ -147,7 +164,14 @@ def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     fields |= dict(superres=False) if options.no_superres else {}
     fields |= dict(compat=options.compat) if options.compat != "exact" else {}
     fields |= dict(output="image") if options.image else dict(output="key_frames") if options.key_frames else {}
-    return make_request(prompts=("any",), **{name: value for name, value in fields.items() if value is not None})
+    wish = make_request(prompts=("any",), **{name: value for name, value in fields.items() if value is not None})
+    if options.from_video is None:
+        return wish
+    fps = pipe.sampler.start_fps(None, None)
+    frames = read_video(options.from_video, fps=fps, max_seconds=pipe.sampler.start_seconds(wish))
+    return make_request(
+        **{name: getattr(wish, name) for name in wish.model_fields_set} | dict(start=Start(frames, fps))
+    )
 
 
 def size_of(text: str) -> tuple[int, int]:

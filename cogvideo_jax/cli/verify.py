@@ -71,6 +71,6 @@ def _open(folder: Path) -> None:
 NAMES = {  # what tells the kinds of folders apart
     "a token cache": ("plan.json", "meta.json", "shard-*"),
     "the workdir of a training": ("checkpoints", "config.json", "metrics.jsonl"),
-    "a folder of weights": ("pipeline.json", "SHA256SUMS", "*.safetensors"),
+    "a folder of weights": ("pipeline.json", "model_index.json", "SHA256SUMS", "*.safetensors"),
 }
 CHECKS = dict(zip(NAMES, (_cache, _workdir, _weights)))

@@ -16,9 +16,7 @@ import numpy as np
 
 # Modules of which torch keeps a list: resnets_1 here is resnets.1 there, but linear_1 is linear_1.
 LISTS = (
-    "transformer_blocks|down_blocks|up_blocks|resnets|downsamplers|upsamplers|attentions|to_out|net|block|layer".split(
-        "|"
-    )
+    ["transformer_blocks", "down_blocks", "up_blocks", "resnets", "downsamplers", "upsamplers", "attentions", "to_out", "net", "block", "layer"]
 )
 NUMBERED = re.compile(rf"\b({'|'.join(LISTS)})_(\d+)(?=/)")
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
@@ -28,14 +26,6 @@ def torch_name(path: str) -> str:
     """Name in a state dict of the leaf at a path of ours."""
     module, _, leaf = NUMBERED.sub(r"\1.\2", path).rpartition("/")
     return f"{module}/{LEAVES.get(leaf, leaf)}".lstrip("/").replace("/", ".")
-
-
-def torch_shape(path: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Shape in a state dict of our leaf, linear maps as matrices."""
-    if not path.endswith("/kernel"):
-        return shape
-    *window, inputs, outputs = shape
-    return (outputs, inputs, *window)
 
 
 def from_torch(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -2,14 +2,22 @@
 
 import importlib
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Family
-from cogvideo_jax.runtime.schemas import STRICT, dataclass_schema, read_json
+from cogvideo_jax.runtime.schemas import STRICT, dataclass_schema, read_json, shown
 
 DEFAULT = "cogvideo"
-FAMILIES = {"cogvideo": "cogvideo_jax.models.cogvideo.family"}  # name -> module with FAMILY
+FAMILIES = {  # name -> module with FAMILY
+    "cogvideo": "cogvideo_jax.models.cogvideo.family",
+    "cogvideox": "cogvideo_jax.models.cogvideox.family",
+}
 PIPELINE = "pipeline.json"
+SNAPSHOT = "model_index.json"  # of diffusers
+CLASSES = {"CogVideoX": "cogvideox"}  # how the class of a snapshot's pipeline begins -> family
 
 
 @dataclass_schema(STRICT | {"extra": "ignore"})
@@ -17,6 +25,13 @@ class _Named:
     """What every `pipeline.json` may say; the family itself checks the rest."""
 
     family: str = DEFAULT
+
+
+@dataclass_schema(STRICT | {"extra": "ignore"})
+class _Snapshot:
+    """What every `model_index.json` says."""
+
+    class_name: Annotated[str, Field(alias="_class_name")]
 
 
 def family(name: str) -> Family:
@@ -39,7 +54,13 @@ def family_of(folder: str | Path) -> Family:
     Raises:
       UserError: the folder holds no weights, or those of an unknown family.
     """
-    path = Path(folder) / PIPELINE
-    if not path.exists():
-        raise UserError(f"{folder} is no folder of weights: it has no {PIPELINE}")
-    return family(read_json(path, _Named).family)
+    pipeline, snapshot = (Path(folder) / name for name in (PIPELINE, SNAPSHOT))
+    if pipeline.exists():
+        return family(read_json(pipeline, _Named).family)
+    if not snapshot.exists():
+        raise UserError(f"{folder} is no folder of weights: it has no {PIPELINE} and no {SNAPSHOT}")
+    found = read_json(snapshot, _Snapshot).class_name
+    names = [name for start, name in CLASSES.items() if found.startswith(start)]
+    if not names:
+        raise UserError(f"{snapshot} is of {shown(found)}; known are pipelines of {', '.join(CLASSES)}")
+    return family(names[0])

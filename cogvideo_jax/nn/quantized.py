@@ -13,7 +13,14 @@ from jax.sharding import NamedSharding, PartitionSpec
 from cogvideo_jax.notation import Array, Float
 
 LARGEST = 127
-CONTRACTED = {"qkv_kernel": (0,), "out_kernel": (0, 1), "kernel_in": (0,), "kernel_out": (0,), "image_head": (1,)}
+CONTRACTED = {
+    "kernel": (0,),
+    "qkv_kernel": (0,),
+    "out_kernel": (0, 1),
+    "kernel_in": (0,),
+    "kernel_out": (0,),
+    "image_head": (1,),
+}
 
 
 class Matrix(NamedTuple):

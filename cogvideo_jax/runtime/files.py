@@ -82,12 +82,18 @@ def file_digest(path: str | Path) -> str:
 
 
 def folder_digest(folder: str | Path) -> str:
-    """SHA-256 that tells one folder of weights from another: of names, sizes, and both ends of every file."""
+    """SHA-256 that tells one folder of weights from another: of names, sizes, and both ends of every file.
+
+    Files in folders of the folder count, hidden ones in them do not.
+    """
     found = hashlib.sha256()
-    for path in sorted(path for path in Path(folder).iterdir() if path.is_file()):
+    for path in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+        name = path.relative_to(folder)
+        if any(part.startswith(".") for part in name.parts) and len(name.parts) > 1:
+            continue
         with open_input(path) as file:
             size = os.fstat(file.fileno()).st_size
-            found.update(f"{path.name}\0{size}\0".encode("utf-8", "surrogateescape") + file.read(END))
+            found.update(f"{name.as_posix()}\0{size}\0".encode("utf-8", "surrogateescape") + file.read(END))
             file.seek(max(0, size - END))
             found.update(file.read(END))
     return found.hexdigest()

@@ -60,7 +60,7 @@ def run(sampler: str, shift: int, steps: int, *, dtype) -> tuple[list, list]:
     before, samples, cleans = np.zeros_like(x), [], []
     for number, output in enumerate(outputs):
         row = jax.tree.map(lambda column, number=number: column[number], rows)
-        once = number == 0 or table.previous[number] == 0 and table.noise[number] == 0
+        once = number == 0 or (table.previous[number] == 0 and table.noise[number] == 0)
         noise = noises[number, 0 if once else 1]
         x, before = next_sample(row, x, output.astype(dtype), before=before, noise=noise.astype(dtype))
         samples.append(x)

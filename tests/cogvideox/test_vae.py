@@ -10,11 +10,11 @@ import pytest
 from flax import linen as nn
 from flax.traverse_util import flatten_dict
 
-from cogvideo_jax.convert.torch_names import to_torch, torch_name, torch_shape
+from cogvideo_jax.convert.torch_names import from_torch, torch_name
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideox import vae
 from cogvideo_jax.models.cogvideox.tiling import tiled_decode, tiled_encode, tiles
-from cogvideo_jax.models.cogvideox.vae import Vae, VaeConfig
+from cogvideo_jax.models.cogvideox.vae import Vae, VaeConfig, chunk_lengths, sample
 from tests.cogvideox.goldens import load, params_of
 
 GOLDEN, ARRAYS = load("x_vae")
@@ -89,3 +89,113 @@ def test_pixels_of_tiles(case, model, params):
     pixels = tiled_decode(model, params, golden(f"{case}.z"))
     assert_close(pixels[:, [0, 7]], golden(f"{case}.frames_t0_t7"), atol=TILED)
     assert_close(every_fourth(pixels), golden(f"{case}.frames_sub4"), atol=TILED)
+
+
+@pytest.mark.parametrize("case", cases("onepass", ".mean"))
+def test_one_pass_over_a_clip_gives_other_latents_than_its_chunks(case, model, params):
+    pixels = golden(f"enc{case.removeprefix('onepass')}.x")
+    moments, _ = vae.encode_chunk(model, params, pixels, None)
+    assert_moments(moments, case)
+    assert np.abs(vae.encode(model, params, pixels) - moments).max() > 100 * EXACT
+
+
+@pytest.mark.parametrize("case", [case for case in cases("dec", ".z") if len(ARRAYS[f"{case}.z"]) > 1])
+def test_rows_of_a_batch_by_themselves_give_the_same_pixels(case, model, params):
+    latents = golden(f"{case}.z")
+    decode = functools.partial(vae.decode, model, params)
+    assert_close(vae.one_row_at_a_time(decode, latents), decode(latents))
+
+
+def test_a_sample_is_the_mean_plus_noise_times_the_deviation():
+    same_shape = [case for case in cases("enc", ".mean") if ARRAYS[f"{case}.mean"].shape == ARRAYS["post.eps"].shape]
+    case = max(same_shape, key=lambda case: ARRAYS[f"{case}.x"].shape[2])
+    moments = np.concatenate([golden(f"{case}.mean"), golden(f"{case}.logvar")], axis=-1)
+    assert_close(sample(moments, golden("post.eps")), golden("post.z"))
+    assert_close(vae.mode(moments), golden(f"{case}.mean"))
+
+
+def test_log_variances_are_limited_to_minus_30_and_20():
+    moments = jnp.array([0.0, 0.0, -99.0, 99.0]).reshape(1, 1, 1, 1, 4)
+    assert vae.posterior(moments).log_variance.ravel().tolist() == [-30, 20]
+
+
+def test_lengths_of_clips_latents_and_decoded_clips(model, params):
+    """From shapes alone, by the programs that would run."""
+    for frames, latents, decoded in ARRAYS["length_table"]:
+        assert sum(-(-length // 4) for length in chunk_lengths(frames, vae.PIXEL_CHUNK)) == latents
+        steps = chunk_lengths(latents, vae.LATENT_CHUNK)
+        assert sum(vae.doubled_frames(vae.doubled_frames(length)) for length in steps) == decoded
+
+
+@pytest.mark.parametrize(
+    ("frames", "chunk", "lengths"),
+    [
+        (1, 8, (1,)),
+        (7, 8, (7,)),
+        (15, 8, (15,)),
+        (16, 8, (8, 8)),
+        (49, 8, (9, 8, 8, 8, 8, 8)),
+        (13, 2, (3, 2, 2, 2, 2, 2)),
+    ],
+)
+def test_the_first_chunk_takes_the_remainder(frames, chunk, lengths):
+    assert chunk_lengths(frames, chunk) == lengths
+
+
+def run_first_chunk(model: Vae, params: dict, clip, method: str):
+    """Results of every module, and the caches, of the first chunk."""
+    chunk = vae.PIXEL_CHUNK if method == "encode" else vae.LATENT_CHUNK
+    first = clip[:, : chunk_lengths(clip.shape[1], chunk)[0]]
+    run = jax.jit(
+        lambda params, x: model.apply(
+            {"params": params}, x, method=method, capture_intermediates=True, mutable=["cache", "intermediates"]
+        )
+    )
+    result, kept = run(params, first)
+    return result, kept["intermediates"][f"{method}r"], kept["cache"][f"{method}r"]
+
+
+def test_inside_the_encoder(model, params):
+    last_pixels = golden("dbg.enc_conv_in.cache")
+    first = golden("dbg.enc_conv_in.sub4").shape[1]
+    clips = [golden(f"{case}.x") for case in cases("enc", ".x")]
+    clip = next(clip for clip in clips if np.array_equal(clip[:, first - 2 : first], last_pixels))
+    result, layers, cache = run_first_chunk(model, params, clip, "encode")
+    assert_close(result, golden("dbg.enc_chunk0"))
+    assert_close(every_fourth(layers["conv_in"]["__call__"][0]), golden("dbg.enc_conv_in.sub4"))
+    assert_close(every_fourth(layers["down_blocks_0"]["__call__"][0]), golden("dbg.enc_down0.sub4"))
+    assert_close(cache["conv_in"]["frames"], last_pixels)
+    past = cache["down_blocks_0"]["resnets_0"]["conv2"]["frames"]
+    assert_close(every_fourth(past), golden("dbg.enc_down0.resnet0.conv2.cache.sub4"))
+
+
+def test_inside_the_decoder(model, params):
+    expected = golden("dbg.dec_chunk0.sub4")
+    first = expected.shape[1]
+    whole = [case for case in cases("dec", ".frames") if golden(f"{case}.frames").shape[1] >= first]
+    case = next(
+        case for case in whole if np.allclose(every_fourth(golden(f"{case}.frames")[:, :first]), expected, atol=EXACT)
+    )
+    result, layers, _ = run_first_chunk(model, params, golden(f"{case}.z"), "decode")
+    assert_close(every_fourth(result), expected)
+    assert_close(layers["mid_block"]["__call__"][0], golden("dbg.dec_mid"))
+    assert_close(every_fourth(layers["up_blocks_0"]["__call__"][0]), golden("dbg.dec_up0.sub4"))
+
+
+def test_gradients_through_encoder_and_decoder(model, params):
+    pixels = golden("enc9.x")
+
+    def loss_of(params):
+        mean, log_variance = vae.posterior(vae.encode(model, params, pixels))
+        kl = 0.5 * (mean**2 + jnp.exp(log_variance) - 1 - log_variance)
+        return jnp.square(vae.decode(model, params, mean) - pixels).mean() + 0.1 * kl.mean()
+
+    loss, gradients = jax.value_and_grad(loss_of)(params)
+    print(loss, ARRAYS["grad.loss"])
+    np.testing.assert_allclose(loss, ARRAYS["grad.loss"], rtol=1e-5)
+    for path, gradient in flatten_dict(gradients, sep="/").items():
+        name = torch_name(path)
+        np.testing.assert_allclose(np.linalg.norm(gradient), GOLDEN["gradnorm"][name], rtol=GRADIENT, err_msg=name)
+        if f"grad:{name}" in ARRAYS:
+            expected = from_torch(path, ARRAYS[f"grad:{name}"], gradient.shape)
+            np.testing.assert_allclose(gradient, expected, atol=GRADIENT * np.abs(expected).max(), rtol=0, err_msg=name)

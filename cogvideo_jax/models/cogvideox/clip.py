@@ -88,7 +88,7 @@ def require_size(config: TransformerConfig, size: tuple[int, int]) -> None:
         raise UserError(f"height and width must be multiples of {STEP}, got {size[0]}x{size[1]}; {near} is near")
     largest = RATIO * config.sample_height, RATIO * config.sample_width
     exact = config.use_learned_positional_embeddings
-    if exact and size != largest or config.patch_size_t and any(a > b for a, b in zip(size, largest)):
+    if (exact and size != largest) or (config.patch_size_t and any(a > b for a, b in zip(size, largest))):
         how = "exactly" if exact else "at most"
         raise UserError(f"these weights make {how} {largest[0]}x{largest[1]} pixels, not {size[0]}x{size[1]}")
 

@@ -4,13 +4,23 @@ Memory then depends on the tile, not on the clip. GroupNorm sees a tile instead 
 one than without tiles. Tiles are half the size that the config names, and overlap by 1/6 in height and 1/5 in width.
 """
 
+import collections
 import dataclasses
 from collections.abc import Callable, Iterator
 
+import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideox.vae import Vae, VaeConfig, decode, encode
+from cogvideo_jax.models.cogvideox.vae import (
+    Program,
+    Vae,
+    VaeConfig,
+    decode,
+    decode_programs,
+    encode,
+    encode_programs,
+)
 from cogvideo_jax.notation import Array, Float, PyTree
 
 
@@ -111,3 +121,32 @@ def fade(
 
 def _times(pair: tuple[int, int], factor: int) -> tuple[int, int]:
     return pair[0] * factor, pair[1] * factor
+
+
+def tiled_encode_programs(model: Vae, params: PyTree, pixels: jax.ShapeDtypeStruct) -> list[Program]:
+    """All programs of `tiled_encode` for a clip of this shape, from shapes alone."""
+    tiling, _ = tiles(model.config)
+    return _programs(lambda tile: encode_programs(model, params, tile), pixels, tiling)
+
+
+def tiled_decode_programs(model: Vae, params: PyTree, latents: jax.ShapeDtypeStruct) -> list[Program]:
+    """All programs of `tiled_decode` for latents of this shape, from shapes alone."""
+    _, tiling = tiles(model.config)
+    return _programs(lambda tile: decode_programs(model, params, tile), latents, tiling)
+
+
+def _programs(lower: Callable[[jax.ShapeDtypeStruct], list[Program]], clip: jax.ShapeDtypeStruct, tiling: Tiles):
+    """Programs of every shape that tiles have, with the calls of all tiles of that shape."""
+    if not tiling.needed(clip):
+        return lower(clip)
+    sides = (
+        collections.Counter(min(size, length - start) for start in range(0, length, stride))
+        for length, size, stride in zip(clip.shape[2:4], tiling.size, tiling.stride)
+    )
+    rows, columns = sides
+    found = []
+    for height, down in rows.items():
+        for width, along in columns.items():
+            tile = jax.ShapeDtypeStruct((*clip.shape[:2], height, width, clip.shape[4]), clip.dtype)
+            found += [Program(one.lowered, one.calls * down * along) for one in lower(tile)]
+    return found

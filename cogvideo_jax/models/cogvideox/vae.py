@@ -98,16 +98,35 @@ def convolve_frames(
 
 
 def convolve_clip(x: Float[Array, "B P H W I"], kernel: Float[Array, "3 3 3 I O"]) -> Float[Array, "B P-2 H W O"]:
-    """3x3x3 convolution, padded in space only.
-
-    XLA has no fast 3-D convolution for CPUs; there it is a sum of three 2-D ones, twice as fast.
-    """
-    if jax.default_backend() == "cpu":
-        frames = x.shape[1] - 2
-        taps = (convolve_frames(x[:, tap : tap + frames], kernel[tap]).astype(jnp.float32) for tap in range(3))
-        return functools.reduce(jnp.add, taps)
+    """3x3x3 convolution, padded in space only."""
     padding = ((0, 0), (1, 1), (1, 1))
     return jax.lax.conv_general_dilated(x, kernel, (1, 1, 1), padding, dimension_numbers=("NDHWC", "DHWIO", "NDHWC"))
+
+
+def convolve_pairs(
+    x: Float[Array, "B P H W I"], kernel: Float[Array, "3 3 3 I O"], *, start: bool = False
+) -> Float[Array, "B P-2 H W O"]:
+    """`convolve_clip` for CPUs, three times as fast: sums of 2-D convolutions, four for two frames instead of six.
+
+    Two outputs need the inputs a, b, c, d. With k0, k1, k2 the kernel's frames (Winograd's F(2, 3); Lavin and Gray, 2015):
+
+        p = (a - c) k0    q = (b + c) (k0 + k1 + k2) / 2    r = (c - b) (k0 - k1 + k2) / 2    s = (b - d) k2
+        a k0 + b k1 + c k2 = p + q + r                      b k0 + c k1 + d k2 = q - r - s
+
+    Args:
+      start: the first three frames are copies of one, as at the start of a clip.
+    """
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    if x.shape[1] % 2 == 1:  # an output without a partner
+        taps = [(2, kernel.sum(0))] if start else enumerate(kernel)
+        first = sum(convolve_frames(x[:, i : i + 1], tap) for i, tap in taps)
+        return jnp.concatenate([first, convolve_pairs(x[:, 1:], kernel)], axis=1) if x.shape[1] > 3 else first
+    a, b, c, d = (x[:, i : x.shape[1] - 2 + i : 2] for i in (0, 1, 2, 3))
+    outer, middle = (kernel[0] + kernel[2]) / 2, kernel[1] / 2
+    p, s = convolve_frames(a - c, kernel[0]), convolve_frames(b - d, kernel[2])
+    q, r = convolve_frames(b + c, outer + middle), convolve_frames(c - b, outer - middle)
+    y = jnp.stack([p + q + r, q - r - s], axis=2)
+    return y.reshape(y.shape[0], -1, *y.shape[3:])
 
 
 def convolve_doubled(x: Float[Array, "B T h w I"], kernel: Float[Array, "3 3 I O"]) -> Float[Array, "B T 2*h 2*w O"]:
@@ -145,12 +164,14 @@ class CausalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B T H W O"]:
-        x = x.astype(self.dtype)
-        past = self.get_variable("cache", "frames", jnp.repeat(x[:, :1], 2, axis=1))
+        x, start = x.astype(self.dtype), not self.has_variable("cache", "frames")
+        past = jnp.repeat(x[:, :1], 2, axis=1) if start else self.get_variable("cache", "frames")
         x = jnp.concatenate([past, x], axis=1)
         if self.is_mutable_collection("cache"):
             self.put_variable("cache", "frames", x[:, -2:])
-        return Convolution(self.features, (3, 3, 3), self.dtype, name="conv")(x, convolve_clip)
+        on_cpu = jax.default_backend() == "cpu"
+        convolve = functools.partial(convolve_pairs, start=start) if on_cpu else convolve_clip
+        return Convolution(self.features, (3, 3, 3), self.dtype, name="conv")(x, convolve)
 
 
 class PointConv(nn.Module):
