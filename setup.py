@@ -34,6 +34,7 @@ setup(
     extras_require={
         "gpu": ["jax[cuda12]"],
         "tpu": ["jax[tpu]"],
+        "hub": ["huggingface_hub>=0.23"],  # fetches weights by their name
         "train": TRAIN,
         "tensorboard": ["tensorboardX>=2.6"],
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them

@@ -107,13 +107,13 @@ def predict(planned: Planned) -> Predicted:
     for programs in planned.programs:
         for program, _ in programs:
             if id(program) not in measured:
-                measured[id(program)] = _seconds(program)
+                measured[id(program)] = seconds_of(program)
         seconds.append(sum(calls * measured[id(program)] for program, calls in programs))
     return Predicted([step.name for step in planned.steps], seconds)
 
 
-def _seconds(program: jax.stages.Compiled) -> float:
-    """Of the second call; the first may still wait for memory."""
+def seconds_of(program: jax.stages.Compiled) -> float:
+    """Seconds of the second call of a program, on zeros; the first may still wait for memory."""
     for _ in range(2):
         arguments, named = jax.tree.map(_zeros, program.args_info)
         jax.block_until_ready(arguments)

@@ -261,7 +261,7 @@ class Sampler(abc.ABC):
         raise UserError("these weights cannot raise the frame rate of a video")
 
     def start_seconds(self, request: Request) -> float:
-        """How much of a video is read that `generate` starts from. Raises UserError if these weights start from none."""
+        """Seconds of a video that `generate` starts from. Raises UserError if these weights start from none."""
         raise UserError("these weights do not start from a video; leave --from-video out")
 
     @abc.abstractmethod
@@ -362,7 +362,7 @@ class Family:
       benchmarks: name -> what `cogvideo bench` measures.
       convert: foreign checkpoints <-> ours.
       assemble: trained parts -> a folder of weights.
-      check: opens all that `open` leaves for later. Raises UserError for what is missing, damaged or does not fit.
+      check: folder of weights -> a sentence for each thing in it that is missing, damaged or does not fit.
     """
 
     name: str
@@ -375,4 +375,4 @@ class Family:
     benchmarks: Mapping[str, Benchmark] = dataclasses.field(default_factory=dict)
     convert: Command | None = None
     assemble: Command | None = None
-    check: Callable[[Path], object] | None = None
+    check: Callable[[Path], Iterable[str]] | None = None

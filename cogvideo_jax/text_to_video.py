@@ -1,6 +1,6 @@
 """The door: opened weights that can be called with a prompt.
 
-pipe = cogvideo_jax.load()                          # the demo's weights, or a folder
+pipe = cogvideo_jax.load()                          # the demo's weights, a folder, or a name on the hub
 video = pipe("a red ball bounces to the right")     # Video: frames uint8 [33, 192, 192, 3], fps 8
 video.save("ball.mp4")
 """
@@ -150,6 +150,7 @@ def load(folder: str | Path | None = None, **how: Any) -> TextToVideo:
     """Opens a folder of weights, by default those of the demo.
 
     Args:
+      folder: its path, or the name of a snapshot on the hub, such as "THUDM/CogVideoX-2b".
       how: `dtype`, `one_stage_at_a_time`, `int8`, `growing_cache`; see `interface.Opening`.
 
     Raises:
@@ -158,5 +159,5 @@ def load(folder: str | Path | None = None, **how: Any) -> TextToVideo:
     if "int8" in how:
         how["int8"] = tuple(how["int8"])
     opening = make(Opening, where="opening weights", **how)
-    folder = registry.demo_folder() if folder is None else Path(folder)
-    return TextToVideo(registry.family_of(folder).open(folder, opening))
+    found = registry.folder_of(folder)
+    return TextToVideo(registry.family_of(found).open(found, opening))

@@ -23,7 +23,7 @@ def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         _add_shared(one)
         one.set_defaults(run=functools.partial(run, benchmark))
     pipeline = what.add_parser(PIPELINE, help="whole videos, step by step")
-    pipeline.add_argument("--weights", help="folder of weights; else the demo's, or random ones of another size")
+    pipeline.add_argument("--weights", help="folder or name on the hub; else the demo's, or random ones of --size")
     pipeline.add_argument("--size", choices=family.sizes or ("demo",), default="demo", help="of random weights")
     shared.add_opening(pipeline)
     _add_shared(pipeline)

@@ -8,7 +8,7 @@ from cogvideo_jax.cli import options as shared
 
 def add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     """The options of `cogvideo evaluate`."""
-    parser.add_argument("--weights", help="folder of weights; by default those of the demo")
+    parser.add_argument("--weights", help=shared.WEIGHTS)
     parser.add_argument("--prompts", type=int, default=200, help="how many prompts")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=20, help="videos made together")

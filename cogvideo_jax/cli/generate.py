@@ -104,7 +104,7 @@ def _make(options: Namespace, *, keeps_record: bool) -> int:
     asked = {name: value for name, value in vars(options).items() if name not in HOW}
     record = Record(None, asked)
     if keeps_record:
-        digest = folder_digest(options.weights or registry.demo_folder())
+        digest = folder_digest(registry.folder_of(options.weights))
         record = Record(Path(options.out) / RECORD, asked, weights_digest=digest)
     left = job.left_to_do(jobs, record)
     if len(left) < len(jobs):

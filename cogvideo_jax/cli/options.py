@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cogvideo_jax.errors import UserError
 
+WEIGHTS = "folder of weights, or a name on the hub such as THUDM/CogVideoX-2b; by default those of the demo"
 TRAINING_LIBRARIES = ("array_record", "grain", "tensorflow_datasets", "sklearn")
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def require_extra(name: str, modules: Sequence[str]) -> None:
 
 def add_weights(parser: ArgumentParser) -> None:
     """What `generate` and `interpolate` share: the weights, how they are run, and what is written."""
-    parser.add_argument("--weights", help="folder of weights; by default those of the demo")
+    parser.add_argument("--weights", help=WEIGHTS)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--gif", action="store_true", help="also write a gif")
     parser.add_argument("--sheet", action="store_true", help="also write a PNG with all frames in a grid")

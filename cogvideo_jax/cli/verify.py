@@ -1,7 +1,8 @@
 """`cogvideo verify`: names what is damaged in a folder that the other commands wrote."""
 
+import functools
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cogvideo_jax.cli import options as shared
@@ -43,29 +44,31 @@ def _workdir(folder: Path) -> Iterator[str]:
 
 def _weights(folder: Path) -> Iterator[str]:
     from cogvideo_jax.runtime.digests import check_digests
-    from cogvideo_jax.runtime.weights import require_whole
 
-    checks = [lambda path=path: require_whole(path) for path in sorted(folder.glob("*.safetensors"))]
-    try:
-        yield from check_digests(folder)
-    except UserError as error:
-        yield str(error)
-    for check in (*checks, lambda: _open(folder)):
+    files = [functools.partial(_whole, path) for path in sorted(folder.glob("*.safetensors"))]
+    for check in (functools.partial(check_digests, folder), *files, functools.partial(_fits, folder)):
         try:
-            check()
+            yield from check()
         except UserError as error:
             yield str(error)
 
 
-def _open(folder: Path) -> None:
+def _whole(path: Path) -> Iterable[str]:
+    from cogvideo_jax.runtime.weights import require_whole
+
+    require_whole(path)
+    return ()
+
+
+def _fits(folder: Path) -> Iterable[str]:
     from cogvideo_jax.interface import DEFAULT_OPENING
     from cogvideo_jax.models import registry
 
     family = registry.family_of(folder)
     if family.check is not None:
-        family.check(folder)
-    else:
-        family.open(folder, DEFAULT_OPENING)
+        return family.check(folder)
+    family.open(folder, DEFAULT_OPENING)
+    return ()
 
 
 NAMES = {  # what tells the kinds of folders apart

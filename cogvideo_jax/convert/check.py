@@ -10,8 +10,13 @@ WEIGHTS = ("float16", "bfloat16", "float32")
 LISTED = 12  # groups of names that are written out for each kind of fault
 
 
-def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *, source: object) -> None:
+def check_leaves(
+    found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *, source: object, listed: int = LISTED
+) -> None:
     """Compares names and shapes, and requires floating-point types.
+
+    Args:
+      listed: how many groups of names are written out for each kind of fault.
 
     Raises:
       ConversionError: lists missing, unexpected and misshapen names, and those of other types.
@@ -19,12 +24,13 @@ def check_leaves(found: dict[str, Leaf], expected: dict[str, tuple[int, ...]], *
     both = found.keys() & expected.keys()
     misshapen = [name for name in both if found[name].shape != expected[name]]
     mistyped = [name for name in both if found[name].dtype.name not in WEIGHTS]
-    faults = _listed("missing", expected.keys() - found.keys()) + _listed("unexpected", found.keys() - expected.keys())
-    faults += _listed("misshapen", misshapen)
+    faults = _listed("missing", expected.keys() - found.keys(), listed)
+    faults += _listed("unexpected", found.keys() - expected.keys(), listed)
+    faults += _listed("misshapen", misshapen, listed)
     if misshapen:
         first = min(misshapen)
         faults[-1] += f" (of the first {found[first].shape}, expected {expected[first]})"
-    faults += _listed("not of a type that weights have", mistyped)
+    faults += _listed("not of a type that weights have", mistyped, listed)
     if mistyped:
         faults[-1] += f" (the first is {found[min(mistyped)].dtype})"
     if faults:
@@ -66,9 +72,9 @@ def _span(layers: list[int]) -> str:
     return "{" + ",".join(map(str, layers)) + "}"
 
 
-def _listed(kind: str, names: Iterable[str]) -> list[str]:
+def _listed(kind: str, names: Iterable[str], listed: int) -> list[str]:
     groups = grouped(names)
     if not groups:
         return []
-    more = f" and {len(groups) - LISTED} more" if len(groups) > LISTED else ""
-    return [f"{kind} {', '.join(groups[:LISTED])}{more}"]
+    more = f" and {len(groups) - listed} more" if len(groups) > listed else ""
+    return [f"{kind} {', '.join(groups[:listed])}{more}"]

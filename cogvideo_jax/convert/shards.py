@@ -6,18 +6,31 @@ diffusion_pytorch_model-00001-of-00002.safetensors, ...
 """
 
 import collections
+import os
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from cogvideo_jax.errors import ConversionError
+from cogvideo_jax.errors import ConversionError, UserError
 from cogvideo_jax.runtime.safetensors_stream import Leaf, read_header, read_leaf, require_finite
-from cogvideo_jax.runtime.schemas import STRICT, FileName, dataclass_schema, read_json
+from cogvideo_jax.runtime.schemas import STRICT, dataclass_schema, read_json, shown
 
 STEMS = ("diffusion_pytorch_model", "model")
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 MOST_TENSORS = 100_000
+
+
+def _is_shard(text: str) -> str:
+    if not re.fullmatch(r"[\w.-]{1,200}\.safetensors", text):
+        raise ValueError("it should be the name of a safetensors file, without folders")
+    return text
+
+
+Shard = Annotated[str, Field(strict=True), AfterValidator(_is_shard)]
 
 
 @dataclass_schema(STRICT | {"extra": "ignore"})
@@ -28,7 +41,7 @@ class Index:
       weight_map: file of every tensor.
     """
 
-    weight_map: Annotated[dict[str, FileName], Field(min_length=1, max_length=MOST_TENSORS)]
+    weight_map: Annotated[dict[str, Shard], Field(min_length=1, max_length=MOST_TENSORS)]
 
 
 class Shards:
@@ -38,43 +51,77 @@ class Shards:
       leaves: type and shape of every tensor.
 
     Raises:
-      ConversionError: a file is missing or damaged, or the index does not name what the files hold.
+      UserError: a file is missing or damaged, or the index does not name what the files hold.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self._files = _files(folder)
-        headers = {path: read_header(path)[0] for path in dict.fromkeys(self._files.values())}
-        self._check(headers)
-        self.leaves: dict[str, Leaf] = {name: headers[path][name] for name, path in self._files.items()}
+        self.leaves: dict[str, Leaf] = {}
+        self._files: dict[str, Path] = {}
+        for path, names in _files(folder).items():
+            leaves = _header(path, names)
+            self.leaves |= leaves
+            self._files |= dict.fromkeys(leaves, path)
 
     def read(self, name: str) -> np.ndarray:
-        """A tensor. Raises UserError if it has numbers that are not finite."""
+        """A tensor. Raises UserError if it cannot be read or has numbers that are not finite."""
         path = self._files[name]
         return require_finite(read_leaf(path, name), name=name, path=path)
 
-    def _check(self, headers: dict[Path, dict[str, Leaf]]) -> None:
-        """Raises ConversionError unless every file holds the tensors that the index says, and no others."""
-        expected = collections.defaultdict(set)
-        for name, path in self._files.items():
-            expected[path].add(name)
-        for path, names in expected.items():
-            absent, unknown = sorted(names - headers[path].keys()), sorted(headers[path].keys() - names)
-            if absent or unknown:
-                what = f"lacks {absent[0]}" if absent else f"holds {unknown[0]}"
-                raise ConversionError(f"{path} {what}, other than its index says; download the folder again")
+
+def damages(folder: Path) -> Iterator[str]:
+    """A sentence for each file that is missing or damaged. Reads every tensor once."""
+    try:
+        files = _files(folder)
+    except UserError as error:
+        yield str(error)
+        return
+    for path, names in files.items():
+        try:
+            for name in _header(path, names):
+                require_finite(read_leaf(path, name), name=name, path=path)
+        except UserError as error:
+            yield str(error)
 
 
-def _files(folder: Path) -> dict[str, Path]:
-    """File of every tensor of a part."""
+def _files(folder: Path) -> dict[Path, set[str] | None]:
+    """Files of a part, and the tensors that the index says are in each; None where there is no index."""
     for stem in STEMS:
         single, index = folder / f"{stem}.safetensors", folder / f"{stem}.safetensors.index.json"
-        if index.exists():
-            names = read_json(index, Index).weight_map
-            for file in dict.fromkeys(names.values()):
-                if not (folder / file).exists():
-                    raise ConversionError(f"{folder / file} does not exist, but {index.name} names it; download it")
-            return {name: folder / file for name, file in names.items()}
-        if single.exists():
-            return dict.fromkeys(read_header(single)[0], single)
-    raise ConversionError(f"{folder} has no {STEMS[0]}.safetensors and no {STEMS[1]}.safetensors, nor an index of one")
+        if os.path.lexists(index):
+            return _indexed(index)
+        if os.path.lexists(single):
+            return {single: None}
+    pickles = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
+    if pickles:
+        raise ConversionError(
+            f"{pickles[0]} is a pickle, and loading one can run code, so it is not read; download the part's "
+            "safetensors files"
+        )
+    raise ConversionError(
+        f"{folder} has no {STEMS[0]}.safetensors and no {STEMS[1]}.safetensors, nor an index of one; download the "
+        "folder again"
+    )
+
+
+def _indexed(index: Path) -> dict[Path, set[str] | None]:
+    files: dict[Path, set[str] | None] = collections.defaultdict(set)
+    for name, file in read_json(index, Index).weight_map.items():
+        files[index.parent / file].add(name)  # type: ignore[union-attr]
+    return dict(files)
+
+
+def _header(path: Path, names: set[str] | None) -> dict[str, Leaf]:
+    """Tensors of a file. Raises ConversionError unless they are the ones that the index says."""
+    if names is not None and not os.path.lexists(path):
+        raise ConversionError(f"{path} does not exist, but the index of {path.parent.name} names it; download it")
+    leaves = read_header(path)[0]
+    if names is None or names == leaves.keys():
+        return leaves
+    absent, unknown = sorted(names - leaves.keys()), sorted(leaves.keys() - names)
+    what = (
+        f"lacks {shown(absent[0])}, which its index places there"
+        if absent
+        else f"holds {shown(unknown[0])}, which its index does not place there"
+    )
+    raise ConversionError(f"{path} {what}; download the folder again")

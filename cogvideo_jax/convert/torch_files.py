@@ -1,6 +1,7 @@
 """Files of `torch.save`: read one tensor at a time through a memory map, written one tensor at a time.
 
-In: a file whose pickle is a dict of tensors, or has one under the key "module" as SwissArmyTransformer saves it.
+In: a file whose pickle is a dict of tensors, or has one under the key "module" as SwissArmyTransformer saves it, or
+under "state_dict" as Lightning does.
 Reading needs no torch and runs no code; see `torch_pickle.py`.
 """
 
@@ -144,7 +145,7 @@ def _read_old(file: BinaryIO, label: str) -> tuple[Pickled, dict[str, Record]]:
 def _weights(saved: Any, label: str) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of what was saved, and the settings beside them."""
     table = saved if isinstance(saved, dict) else {}
-    tensors, settings = table.get("module", table), table.get(SETTINGS)
+    tensors, settings = table.get("module", table.get("state_dict", table)), table.get(SETTINGS)
     if not isinstance(tensors, dict) or not tensors or not all(isinstance(one, Tensor) for one in tensors.values()):
         raise ConversionError(f"{label} has no weights; expected a dict of tensors, or one under the key 'module'")
     return {str(name): tensor for name, tensor in tensors.items()}, settings if isinstance(settings, str) else None

@@ -14,10 +14,11 @@ import re
 
 import numpy as np
 
+from cogvideo_jax.notation import Array
+
 # Modules of which torch keeps a list: resnets_1 here is resnets.1 there, but linear_1 is linear_1.
-LISTS = (
-    ["transformer_blocks", "down_blocks", "up_blocks", "resnets", "downsamplers", "upsamplers", "attentions", "to_out", "net", "block", "layer"]
-)
+_MODELS = "transformer_blocks down_blocks up_blocks resnets downsamplers upsamplers attentions to_out net"
+LISTS = [*_MODELS.split(), "block", "layer"]
 NUMBERED = re.compile(rf"\b({'|'.join(LISTS)})_(\d+)(?=/)")
 LEAVES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
@@ -28,7 +29,7 @@ def torch_name(path: str) -> str:
     return f"{module}/{LEAVES.get(leaf, leaf)}".lstrip("/").replace("/", ".")
 
 
-def from_torch(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def from_torch(path: str, array: Array, shape: tuple[int, ...]) -> Array:
     """A tensor of a state dict in the layout of our leaf.
 
     Raises:
@@ -43,7 +44,7 @@ def from_torch(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarr
     return array
 
 
-def to_torch(path: str, array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def to_torch(path: str, array: Array, shape: tuple[int, ...]) -> Array:
     """Our leaf in the layout of a state dict, whose tensor has this shape."""
     if path.endswith("/kernel"):
         array = np.moveaxis(array, (-1, -2), (0, 1))

@@ -20,6 +20,8 @@ from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.memory import tree_bytes
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 
+LISTED = 2  # groups of names that an error writes out for each kind of fault
+
 
 class Tensors(Protocol):
     """Tensors by their torch names."""
@@ -66,12 +68,12 @@ class TorchPart:
         storage: Storage,
         ignored: Callable[[str], bool] = lambda name: False,
     ):
-        self._boxed = jax.eval_shape(init, jax.random.key(0))
+        self._boxed = jax.eval_shape(lambda: init(jax.random.key(0)))  # nothing is compiled
         self.tensors, self._storage = tensors, storage
         self.leaves = flatten_dict(nn.meta.unbox(self._boxed), sep="/")
         found = {name: leaf for name, leaf in tensors.leaves.items() if not ignored(name)}
-        shapes = {torch_name(path): _torch_shape(path, leaf.shape, found) for path, leaf in self.leaves.items()}
-        check_leaves(found, shapes, source=tensors.folder)
+        shapes = {torch_name(path): torch_shape(path, leaf.shape, found) for path, leaf in self.leaves.items()}
+        check_leaves(found, shapes, source=tensors.folder, listed=LISTED)
 
     @functools.cached_property
     def abstract(self) -> PyTree:
@@ -104,8 +106,8 @@ class TorchPart:
         loaded: dict[str, jax.Array] = {}
         for path, leaf in self.leaves.items():
             name = torch_name(path)
-            array = from_torch(path, changed(name, self.tensors.read(name)), leaf.shape)
-            for own, x in self._kept(path, jax.device_put(array, self._sharding(path, path))).items():
+            tensor = jax.device_put(changed(name, self.tensors.read(name)))
+            for own, x in self._kept(path, from_torch(path, tensor, leaf.shape)).items():
                 loaded[own] = jax.device_put(x, self._sharding(own, path))
         return unflatten_dict(loaded, sep="/")
 
@@ -128,7 +130,7 @@ class TorchPart:
         return {} if mesh.empty else flatten_dict(meshes.shardings(self._boxed, mesh), sep="/")
 
 
-def _torch_shape(path: str, shape: tuple[int, ...], found: Mapping[str, Leaf]) -> tuple[int, ...]:
+def torch_shape(path: str, shape: tuple[int, ...], found: Mapping[str, Leaf]) -> tuple[int, ...]:
     """Shape of our leaf in a state dict; a linear map may stand there as a convolution of the same size."""
     if not path.endswith("/kernel"):
         return shape

@@ -1,6 +1,7 @@
 """All families of models; the only file that names them."""
 
 import importlib
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Family
+from cogvideo_jax.runtime import hub
 from cogvideo_jax.runtime.schemas import STRICT, dataclass_schema, read_json, shown
 
 DEFAULT = "cogvideo"
@@ -48,6 +50,19 @@ def demo_folder() -> Path:
     return folder
 
 
+def folder_of(weights: str | Path | None) -> Path:
+    """The folder that a user means: by default the demo's, else a path or, if there is none, a name on the hub.
+
+    Raises:
+      UserError: the text is a name on the hub, and the snapshot cannot be fetched.
+    """
+    if weights is None:
+        return demo_folder()
+    if isinstance(weights, str) and not os.path.lexists(weights) and hub.is_name(weights):
+        return hub.fetch(weights)
+    return Path(weights)
+
+
 def family_of(folder: str | Path) -> Family:
     """The family whose weights a folder holds; folders from before there were families hold CogVideo.
 
@@ -55,12 +70,14 @@ def family_of(folder: str | Path) -> Family:
       UserError: the folder holds no weights, or those of an unknown family.
     """
     pipeline, snapshot = (Path(folder) / name for name in (PIPELINE, SNAPSHOT))
-    if pipeline.exists():
+    if os.path.lexists(pipeline):
         return family(read_json(pipeline, _Named).family)
-    if not snapshot.exists():
+    if not os.path.lexists(snapshot):
         raise UserError(f"{folder} is no folder of weights: it has no {PIPELINE} and no {SNAPSHOT}")
     found = read_json(snapshot, _Snapshot).class_name
     names = [name for start, name in CLASSES.items() if found.startswith(start)]
     if not names:
-        raise UserError(f"{snapshot} is of {shown(found)}; known are pipelines of {', '.join(CLASSES)}")
+        raise UserError(
+            f"{snapshot} is of {shown(found)}, which is not supported; known are {', '.join(CLASSES)} pipelines"
+        )
     return family(names[0])

@@ -28,7 +28,7 @@ from cogvideo_jax.nn import fused_attention
 from cogvideo_jax.nn.blocked_attention import MASKED, blocked_attention
 from cogvideo_jax.nn.dropout import Drops, dropped
 from cogvideo_jax.notation import Array, Bool, Float, Int
-from cogvideo_jax.runtime.mesh import constrain
+from cogvideo_jax.runtime.mesh import constrain, parts_of
 
 
 class Kernel(StrEnum):
@@ -133,8 +133,17 @@ def attend(
 def attend_all(
     query: Float[Array, "B L A K"], keys: KeysValues, *, kernel: Kernel = Kernel.BLOCKED
 ) -> Float[Array, "B L A K"]:
-    """Softmax attention of every position to every other, without masks."""
-    query, key, value = (constrain(x, "batch", None, "attended_heads", None) for x in (query, *keys))
+    """Softmax attention of every position to every other, without masks.
+
+    Devices that share a sequence exchange it for heads while they attend (arXiv 2309.14509); where the heads cannot be
+    shared equally, empty ones are added for that time.
+    """
+    heads = query.shape[2]
+    missing = -heads % parts_of("attended_heads")
+    query, key, value = (
+        constrain(jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))), "batch", None, "attended_heads", None)
+        for x in (query, *keys)
+    )
     if kernel in FUSED:
         out = fused_attention.unmasked(query, key, value, implementation=UNMASKED[kernel])
     elif kernel == Kernel.PLAIN:
@@ -142,7 +151,7 @@ def attend_all(
     else:
         grouped = (x[:, None] for x in (query, key, value))
         out = blocked_attention(*grouped, jnp.zeros(key.shape[:2], jnp.float32), masks=None)[:, 0]
-    return constrain(out, "batch", None, "attended_heads", None)
+    return constrain(out, "batch", None, "attended_heads", None)[:, :, :heads]
 
 
 def _text_bias(mask: Bool[Array, "B S"], log_weight: float | Array) -> Float[Array, "B S"]:

@@ -10,26 +10,31 @@ float16 cannot hold the sums of the released XXL model, so with it the last prod
 are float32, as in the transformers library.
 """
 
-import dataclasses
 import functools
 import math
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from pydantic import Field
 
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.nn.init import partitioned
 from cogvideo_jax.nn.linear import Linear
 from cogvideo_jax.notation import Array, Float, Int
+from cogvideo_jax.runtime.schemas import STRICT, Few, PositiveFloat, Size, dataclass_schema
 
 normal = nn.initializers.normal(1.0)
 
 
-@dataclasses.dataclass(frozen=True)
+Buckets = Annotated[int, Field(strict=True, ge=4, le=1000)]  # half for each direction, half of which are exact
+
+
+@dataclass_schema(STRICT | {"extra": "ignore"})
 class T5Config:
-    """Sizes, named as in the `config.json` of a release; the defaults are T5 v1.1 XXL.
+    """Sizes, named as in the `config.json` of a release; the defaults are T5 v1.1 XXL. Only T5 v1.1 can be set.
 
     Attributes:
       d_kv: K, the size of one head; heads times K need not be D.
@@ -37,15 +42,25 @@ class T5Config:
       relative_attention_max_distance: distances from here on share the last bucket.
     """
 
-    vocab_size: int = 32128
-    d_model: int = 4096
-    d_kv: int = 64
-    d_ff: int = 10240
-    num_layers: int = 24
-    num_heads: int = 64
-    relative_attention_num_buckets: int = 32
-    relative_attention_max_distance: int = 128
-    layer_norm_epsilon: float = 1e-6
+    vocab_size: Size = 32128
+    d_model: Size = 4096
+    d_kv: Size = 64
+    d_ff: Size = 10240
+    num_layers: Few = 24
+    num_heads: Size = 64
+    relative_attention_num_buckets: Buckets = 32
+    relative_attention_max_distance: Size = 128
+    layer_norm_epsilon: PositiveFloat = 1e-6
+    feed_forward_proj: Literal["gated-gelu"] = "gated-gelu"
+    model_type: Literal["t5"] = "t5"
+
+    def __post_init__(self):
+        exact = self.relative_attention_num_buckets // 4
+        if self.relative_attention_max_distance <= exact:
+            raise UserError(
+                f"relative_attention_max_distance is {self.relative_attention_max_distance}; it should be above "
+                f"{exact}, a quarter of relative_attention_num_buckets"
+            )
 
 
 class RMSNorm(nn.Module):

@@ -1,7 +1,8 @@
 """Mesh axes, and the rules that map logical axes of parameters and activations to them.
 
-`data` copies parameters and splits batches, `fsdp` splits both, `tensor` splits heads, MLP and codes. Devices of
-several slices, joined by a slower network, are arranged so that only `data` crosses slices.
+`data` copies parameters and splits batches, `fsdp` splits both, `tensor` splits heads, MLP and codes, `sequence` splits
+the tokens of one clip, and the heads while they attend to each other. Devices of several slices, joined by a slower
+network, are arranged so that only `data` crosses slices.
 """
 
 import math
@@ -16,7 +17,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.notation import Array, Int, PyTree
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "tensor", "sequence")
+OPTIONAL = {"sequence": 1}  # axes that need not be named
 BATCH = PartitionSpec(("data", "fsdp"))
 RULES = (
     # parameters
@@ -32,9 +34,10 @@ RULES = (
     # activations
     ("batch", ("data", "fsdp")),
     ("rows", ("data", "fsdp", "tensor")),  # clips, then heads
-    ("length", None),
+    ("length", "sequence"),
     ("width", None),
-    ("attended_heads", "tensor"),  # of queries that see the whole sequence
+    ("attended_heads", ("tensor", "sequence")),  # of queries that see the whole sequence
+    ("pixel_rows", ("tensor", "sequence")),
     ("codes", "tensor"),
 )
 
@@ -43,12 +46,13 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     """Mesh over all devices; one axis may be -1 and takes the remaining factor.
 
     Args:
-      shape: size of each of AXES.
+      shape: size of each of AXES; those in OPTIONAL may be left out.
       devices: by default those of this run; may be those of a topology to compile for.
 
     Raises:
       UserError: the sizes do not multiply to the number of devices, or `data` is not a multiple of the slices.
     """
+    shape = OPTIONAL | dict(shape)
     if set(shape) != set(AXES):
         raise UserError(f"mesh needs exactly the axes {AXES}, got {tuple(shape)}")
     devices = jax.devices() if devices is None else list(devices)
@@ -68,7 +72,7 @@ def _grid(sizes: list[int], devices: list[jax.Device]):
         return mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     if sizes[0] % slices:
         raise UserError(f"mesh axis data={sizes[0]} is not a multiple of the {slices} slices; only it may cross them")
-    within, across = [sizes[0] // slices, *sizes[1:]], [slices, 1, 1]
+    within, across = [sizes[0] // slices, *sizes[1:]], [slices, *[1] * (len(AXES) - 1)]
     return mesh_utils.create_hybrid_device_mesh(within, across, devices, allow_split_physical_axes=True)
 
 
@@ -97,14 +101,19 @@ def constrain(x: Array, *axes: str | None) -> Array:
     return nn.with_logical_constraint(x, axes, rules=RULES)
 
 
+def parts_of(axis: str) -> int:
+    """Number of parts into which the current mesh splits a logical axis; 1 without a mesh."""
+    shape, axes = jax.sharding.get_abstract_mesh().shape, dict(RULES)[axis] or ()
+    return math.prod(shape.get(name, 1) for name in ([axes] if isinstance(axes, str) else axes))
+
+
 def batch_parts(batch: int) -> int:
     """Number of parts into which the current mesh splits the rows of a batch; 1 without a mesh.
 
     Raises:
       UserError: the rows cannot be shared equally.
     """
-    shape = jax.sharding.get_abstract_mesh().shape
-    parts = math.prod(shape.get(axis, 1) for axis in BATCH[0])
+    parts = parts_of("batch")
     if batch % parts:
         raise UserError(f"a batch of {batch} cannot be shared by {parts} parts of the mesh; use a multiple")
     return parts

@@ -83,9 +83,16 @@ def read_header(path: str | Path) -> tuple[dict[str, Leaf], dict[str, str]]:
 
 
 def read_leaf(path: str | Path, name: str, index: slice | tuple[slice, ...] | None = None) -> np.ndarray:
-    """Reads a leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up."""
-    with safetensors.safe_open(path, framework="numpy") as file:
-        return file.get_tensor(name) if index is None else file.get_slice(name)[index]
+    """Reads a leaf, or a slice of it. The file is mapped for this call only, so that its pages do not add up.
+
+    Raises:
+      UserError: the file was replaced since its header was read.
+    """
+    try:
+        with safetensors.safe_open(path, framework="numpy") as file:
+            return file.get_tensor(name) if index is None else file.get_slice(name)[index]
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} has no array {name!r} any more, or it is damaged") from error
 
 
 def require_finite(array: np.ndarray, *, name: str, path: str | Path) -> np.ndarray:

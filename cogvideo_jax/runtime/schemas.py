@@ -146,7 +146,7 @@ def _allowed(fault: ErrorDetails) -> str:
     if fault["type"] in EXPECTED:
         return f"it should be {EXPECTED[fault['type']]}"
     words = fault["msg"].removeprefix("Value error, ")
-    words = re.sub(r" after validation, not \d+$", "", words)
+    words = re.sub(r" after validation, not (\d+|more)$", "", words)
     return re.sub(r"^(Input|Tuple|List|String|Dictionary|Value) should", "it should", words)
 
 

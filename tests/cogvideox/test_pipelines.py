@@ -14,6 +14,7 @@ from cogvideo_jax.diffusion.schedules import Schedule
 from cogvideo_jax.models.cogvideox import vae as vaes
 from cogvideo_jax.models.cogvideox.denoise import Asked, State, denoise
 from cogvideo_jax.models.cogvideox.transformer import Transformer
+from cogvideo_jax.models.cogvideox.vae_config import VaeConfig
 from cogvideo_jax.nn.t5 import T5Config, T5Encoder
 from cogvideo_jax.runtime.pictures import resized
 from tests.cogvideox.goldens import FOLDER, load, params_of
@@ -64,10 +65,10 @@ class Golden:
         return np.stack([resized(frame, size) for frame in frames])[None].astype(np.float32) / 127.5 - 1
 
 
-def vae_config(values: dict) -> vaes.VaeConfig:
-    known = vaes.VaeConfig.__dataclass_fields__
+def vae_config(values: dict) -> VaeConfig:
+    known = VaeConfig.__dataclass_fields__
     tupled = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    return vaes.VaeConfig(**{key: value for key, value in tupled.items() if key in known})
+    return VaeConfig(**{key: value for key, value in tupled.items() if key in known})
 
 
 golden = functools.cache(Golden)

@@ -113,7 +113,7 @@ def test_only_data_crosses_slices():
     devices = [FakeDevice(id=i, slice_index=i // 4) for i in range(8)]
     mesh = make_mesh(dict(data=-1, fsdp=2, tensor=2), devices)
     slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)
-    assert slices.tolist() == [[[0, 0], [0, 0]], [[1, 1], [1, 1]]]
+    assert slices[..., 0].tolist() == [[[0, 0], [0, 0]], [[1, 1], [1, 1]]]
     with pytest.raises(ValueError, match="only it may cross"):
         make_mesh(dict(data=1, fsdp=4, tensor=2), devices)
 

@@ -1,10 +1,11 @@
 """CogVideo (2022) for the registry. Everything heavy is imported where it is used."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import cogvideo_jax
+from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Command, Encoder, Family, Opening, Sampler
 from cogvideo_jax.models.cogvideo.bench.benchmarks import BENCHMARKS, SIZES
 
@@ -21,12 +22,15 @@ def open_folder(folder: Path, opening: Opening) -> Sampler:
     return CogVideoSampler(weights, opening)
 
 
-def check_folder(folder: Path) -> None:
-    """Opens everything in a folder of weights. Raises UserError if something is missing, damaged or does not fit."""
+def check_folder(folder: Path) -> Iterator[str]:
+    """Opens everything in a folder of weights. Yields a sentence if something is missing, damaged or does not fit."""
     from cogvideo_jax.models.cogvideo.weights import WeightsFolder
 
-    weights = WeightsFolder(folder)
-    _ = weights.tokenizer, weights.text, weights.labels
+    try:
+        weights = WeightsFolder(folder)
+        _ = weights.tokenizer, weights.text, weights.labels
+    except UserError as error:
+        yield str(error)
 
 
 def random_sampler(size: str, opening: Opening) -> Sampler:

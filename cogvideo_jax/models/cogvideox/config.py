@@ -27,15 +27,15 @@ class TransformerConfig:
       spatial_interpolation_scale, temporal_interpolation_scale: divide positions of the sine-cosine table.
     """
 
-    num_attention_heads: Size = 30
-    attention_head_dim: Size = 64
+    num_attention_heads: Few = 30
+    attention_head_dim: Few = 64
     in_channels: Size = 16
     out_channels: Size = 16
     num_layers: Few = 30
     time_embed_dim: Size = 512
     ofs_embed_dim: Size | None = None
     text_embed_dim: Size = 4096
-    max_text_seq_length: Size = 226
+    max_text_seq_length: Few = 226
     sample_height: Size = 60
     sample_width: Size = 90
     sample_frames: Size = 49

@@ -5,7 +5,6 @@
 The state stays in float32 from step to step.  # Differs from diffusers: it is rounded to the type of the prompt there
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from cogvideo_jax.diffusion.guidance import guide
 from cogvideo_jax.diffusion.samplers import StepTable, next_sample
 from cogvideo_jax.models.cogvideox.transformer import Positions, Transformer
 from cogvideo_jax.notation import Array, Float, Int, Key, PyTree
+from cogvideo_jax.runtime.compiling import least_memory
 
 
 @flax.struct.dataclass
@@ -54,7 +54,7 @@ def normal_of_step(keys: Key[Array, "B"], step: Int[Array, ""], shape: tuple[int
     return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, step), shape))(keys)
 
 
-@functools.partial(jax.jit, static_argnames=("model", "rows", "draw"), donate_argnames="state")
+@least_memory(static_argnames=("model", "rows", "draw"), donate_argnames="state")
 def denoise(
     params: PyTree,
     state: State,

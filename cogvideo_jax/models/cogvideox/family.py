@@ -1,9 +1,12 @@
 """CogVideoX (2024) for the registry. Everything heavy is imported where it is used."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Family, Opening, Sampler
+from cogvideo_jax.models.cogvideox.bench.benchmarks import BENCHMARKS, SIZES
+from cogvideo_jax.models.cogvideox.convert.arguments import CONVERT
 
 
 def open_folder(folder: Path, opening: Opening) -> Sampler:
@@ -17,4 +20,28 @@ def open_folder(folder: Path, opening: Opening) -> Sampler:
     return CogVideoXSampler(Snapshot(folder, **how))
 
 
-FAMILY = Family("cogvideox", open_folder)
+def check_folder(folder: Path) -> Iterator[str]:
+    """A sentence for each file of a snapshot that is missing, damaged or does not fit; reads every tensor."""
+    from cogvideo_jax.models.cogvideox.damages import damages
+
+    yield from damages(folder)
+
+
+def random_sampler(size: str, opening: Opening) -> Sampler:
+    """Random weights of a size, for benchmarks."""
+    from cogvideo_jax.models.cogvideox.bench import sizes
+    from cogvideo_jax.models.cogvideox.pipeline import CogVideoXSampler
+
+    how = dict(dtype=opening.dtype or "float32", keep=not opening.one_stage_at_a_time)
+    return CogVideoXSampler(sizes.RandomSnapshot(sizes.SIZES[size], **how))
+
+
+FAMILY = Family(
+    "cogvideox",
+    open_folder,
+    random=random_sampler,
+    sizes=SIZES,
+    benchmarks=BENCHMARKS,
+    convert=CONVERT,
+    check=check_folder,
+)

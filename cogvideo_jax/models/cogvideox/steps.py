@@ -3,7 +3,6 @@
 prompt -> T5 states -> (latents of the first picture, or of a video) -> denoising -> pixels
 """
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +21,7 @@ from cogvideo_jax.models.cogvideox.positions import rotations, sine_cosine_table
 from cogvideo_jax.models.cogvideox.snapshot import TEXT, TRANSFORMER, VAE
 from cogvideo_jax.models.cogvideox.transformer import Positions
 from cogvideo_jax.notation import Array, Float, Int, PyTree, UInt8
+from cogvideo_jax.runtime.compiling import least_memory
 from cogvideo_jax.runtime.pictures import resized
 from cogvideo_jax.runtime.rng import stage_keys
 
@@ -50,7 +50,7 @@ class Made(NamedTuple):
     latents: Float[Array, "B F h w C"] | None = None
 
 
-@functools.partial(jax.jit, static_argnames="model")
+@least_memory(static_argnames="model")
 def text_states(params: PyTree, ids: Int[Array, "R S"], *, model: Any) -> Float[Array, "R S E"]:
     """T5 states of prompts; pads are tokens like others."""
     return model.apply({"params": params}, ids)

@@ -15,12 +15,12 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.models.cogvideox.vae import (
     Program,
     Vae,
-    VaeConfig,
     decode,
     decode_programs,
     encode,
     encode_programs,
 )
+from cogvideo_jax.models.cogvideox.vae_config import VaeConfig
 from cogvideo_jax.notation import Array, Float, PyTree
 
 

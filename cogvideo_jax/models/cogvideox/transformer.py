@@ -41,6 +41,9 @@ class Positions:
     table: Float[Array, "L D"] | None = None
 
 
+Turns = tuple[Float[Array, "L K"], Float[Array, "L K"]] | None  # cosines and sines for text and video
+
+
 class Transformer(nn.Module):
     """Predicts the velocity of noisy latents.
 
@@ -84,22 +87,22 @@ class Transformer(nn.Module):
             width = config.ofs_embed_dim
             embedded += TimeEmbedding(width, width, self.dtype, name="ofs_embedding")(ofs)
         x = PatchEmbedding(config, self.dtype, name="patch_embed")(latents, text, positions.table)
-        conditioning = jax.nn.silu(embedded)
-        x = self._blocks(x, conditioning, positions, text.shape[1])
+        conditioning, turns = jax.nn.silu(embedded), _of_sequence(positions, text.shape[1])
+        x = self._blocks(x, conditioning, turns, text.shape[1])
         x = layer_norm("norm_final", config.norm_eps)(x[:, text.shape[1] :])
         x = OutputNorm(config, self.dtype, name="norm_out")(x, conditioning)
         features = config.out_channels * config.frames_per_token * config.patch_size**2
         out = Linear(features, ("embed", None), dtype=self.dtype, name="proj_out")(x)
         return from_patches(out.astype(jnp.float32), config, latents.shape[1:4])
 
-    def _blocks(self, x, conditioning, positions: Positions, text_length: int) -> Float[Array, "B L D"]:
+    def _blocks(self, x, conditioning, turns: Turns, text_length: int) -> Float[Array, "B L D"]:
         block = Block
         if self.remat != Remat.NOTHING:
             block = nn.remat(block, prevent_cse=False, policy=POLICIES[self.remat], static_argnums=(4,))
         args = (self.config, self.dtype, self.kernel)
         if self.unrolled:
             for number in range(self.config.num_layers):
-                x, _ = block(*args, name=f"transformer_blocks_{number}")(x, conditioning, positions, text_length)
+                x, _ = block(*args, name=f"transformer_blocks_{number}")(x, conditioning, turns, text_length)
             return x
         scanned = nn.scan(
             block,
@@ -109,7 +112,7 @@ class Transformer(nn.Module):
             length=self.config.num_layers,
             metadata_params={nn.PARTITION_NAME: "layers"},
         )
-        return scanned(*args, name="transformer_blocks")(x, conditioning, positions, text_length)[0]
+        return scanned(*args, name="transformer_blocks")(x, conditioning, turns, text_length)[0]
 
     @nn.nowrap
     def empty_inputs(self) -> tuple[Any, ...]:
@@ -183,11 +186,11 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], conditioning: Float[Array, "B E"], positions: Positions, text_length: int
+        self, x: Float[Array, "B L D"], conditioning: Float[Array, "B E"], turns: Turns, text_length: int
     ) -> tuple[Float[Array, "B L D"], None]:
         config = self.config
         normed, gate = Modulation(config, self.dtype, name="norm1")(x, conditioning, text_length)
-        attended = Attention(config, self.dtype, self.kernel, name="attn1")(normed, positions, text_length)
+        attended = Attention(config, self.dtype, self.kernel, name="attn1")(normed, turns)
         x = x + gate * attended
         normed, gate = Modulation(config, self.dtype, name="norm2")(x, conditioning, text_length)
         x = x + gate * Mlp(config.width, self.dtype, name="ff")(normed)
@@ -222,25 +225,20 @@ class Attention(nn.Module):
     kernel: Kernel
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"], positions: Positions, text_length: int) -> Float[Array, "B L D"]:
+    def __call__(self, x: Float[Array, "B L D"], turns: Turns) -> Float[Array, "B L D"]:
         width, size = self.config.width, self.config.attention_head_dim
 
         def project(name: str) -> Float[Array, "B L A K"]:
-            y = Linear(width, ("embed", "heads"), dtype=self.dtype, name=name)(x)
-            return y.reshape(*y.shape[:2], -1, size)
+            y = Linear(width, ("embed", "heads"), dtype=self.dtype, name=f"to_{name}")(x)
+            return constrain(y.reshape(*y.shape[:2], -1, size), "batch", "length", "heads", None)
 
-        query, key = (self._turned(name, project(f"to_{name}"), positions, text_length) for name in ("q", "k"))
-        value = project("to_v")
-        context = attend_all(query, KeysValues(key, value), kernel=self.kernel)
+        def turned(name: str) -> Float[Array, "B L A K"]:
+            y = layer_norm(f"norm_{name}", QK_NORM_EPS, axis=None)(project(name))
+            return (y if turns is None else rotate(y, *turns)).astype(self.dtype)
+
+        context = attend_all(turned("q"), KeysValues(turned("k"), project("v")), kernel=self.kernel)
         context = constrain(context.reshape(x.shape), "batch", "length", "heads")
         return Linear(width, ("heads", "embed"), dtype=self.dtype, name="to_out_0")(context)
-
-    def _turned(self, name: str, x, positions: Positions, text_length: int) -> Float[Array, "B L A K"]:
-        x = layer_norm(f"norm_{name}", QK_NORM_EPS, axis=None)(x)
-        if positions.cosines is None:
-            return x.astype(self.dtype)
-        video = rotate(x[:, text_length:], positions.cosines, positions.sines)
-        return jnp.concatenate([x[:, :text_length], video], axis=1).astype(self.dtype)
 
 
 class Mlp(nn.Module):
@@ -279,6 +277,14 @@ class OutputNorm(nn.Module):
         shift, scale = jnp.split(numbers.astype(jnp.float32)[:, None], 2, axis=-1)
         normed = layer_norm("norm", self.config.norm_eps)(x)
         return (normed * (1 + scale) + shift).astype(self.dtype)
+
+
+def _of_sequence(positions: Positions, text_length: int) -> Turns:
+    """Rotations of the whole sequence, of which the text is not turned."""
+    if positions.cosines is None:
+        return None
+    around = ((text_length, 0), (0, 0))
+    return jnp.pad(positions.cosines, around, constant_values=1), jnp.pad(positions.sines, around)
 
 
 def layer_norm(name: str, epsilon: float, axis: str | None = "embed") -> nn.LayerNorm:

@@ -1,0 +1,43 @@
+"""Benchmarks of CogVideoX for `cogvideo bench`: their options; the other files of this folder measure."""
+
+import re
+from typing import Any
+
+from cogvideo_jax.bench.report import Measured
+from cogvideo_jax.errors import UserError
+from cogvideo_jax.interface import Benchmark
+
+SIZES = ("middle", "2b", "5b", "1.5-5b")
+PARTS = ("text", "denoising", "pixels")
+
+
+def _add_diffusion(parser: Any) -> None:
+    parser.add_argument("--size", choices=SIZES, default="middle", help="of random weights")
+    parser.add_argument("--steps", nargs="+", choices=PARTS, default=PARTS, metavar="STEP", help=", ".join(PARTS))
+    parser.add_argument("--frames", type=int, help="of a clip; by default what the model is made for")
+    parser.add_argument("--pixels", metavar="HEIGHTxWIDTH", help="of the frames; by default the same")
+    parser.add_argument("--beside-diffusers", action="store_true", help="time the same in diffusers, in float32")
+
+
+def _settings(options: Any) -> list[dict[str, Any]]:
+    return [dict(what=what, batch=batch) for what in options.steps for batch in options.batch or (1,)]
+
+
+def _measure(options: Any, **setting: Any) -> Measured:
+    from cogvideo_jax.models.cogvideox.bench import diffusion, sizes
+
+    how = dict(frames=options.frames, pixels=_pixels(options.pixels), beside=options.beside_diffusers)
+    row = diffusion.measure_step(sizes.SIZES[options.size], dtype=options.dtype, **how, **setting)
+    return Measured(row._asdict(), diffusion.cells(row))
+
+
+def _pixels(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if found is None:
+        raise UserError(f"--pixels {text!r} should look like 480x720: height, x, width")
+    return int(found[1]), int(found[2])
+
+
+BENCHMARKS = {"diffusion": Benchmark("T5, the denoising and the autoencoder", _add_diffusion, _settings, _measure)}
