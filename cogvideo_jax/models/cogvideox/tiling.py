@@ -40,9 +40,9 @@ class Tiles:
     blend: tuple[int, int]
     kept: tuple[int, int]
 
-    def needed(self, clip: Float[Array, "B T H W C"]) -> bool:
-        """Whether frames exceed one tile."""
-        return clip.shape[2] > self.size[0] or clip.shape[3] > self.size[1]
+    def needed(self, shape: tuple[int, ...]) -> bool:
+        """Whether the frames of a clip of a shape [B T H W C] exceed one tile."""
+        return shape[2] > self.size[0] or shape[3] > self.size[1]
 
     def cut(self, clip: Float[Array, "B T H W C"]) -> Iterator[list[Array]]:
         """The rows of overlapping tiles."""
@@ -85,7 +85,7 @@ def tiled_decode(model: Vae, params: PyTree, latents: Float[Array, "B L h w C"])
 
 def _run(run: Callable[[Array], Array], clip: Array, tiling: Tiles) -> Array:
     """Runs every tile and joins the results row by row, so that two rows of tiles are kept at a time."""
-    if not tiling.needed(clip):
+    if not tiling.needed(clip.shape):
         return run(clip)
     height, width = tiling.kept
     above, joined = None, []
@@ -137,7 +137,7 @@ def tiled_decode_programs(model: Vae, params: PyTree, latents: jax.ShapeDtypeStr
 
 def _programs(lower: Callable[[jax.ShapeDtypeStruct], list[Program]], clip: jax.ShapeDtypeStruct, tiling: Tiles):
     """Programs of every shape that tiles have, with the calls of all tiles of that shape."""
-    if not tiling.needed(clip):
+    if not tiling.needed(clip.shape):
         return lower(clip)
     sides = (
         collections.Counter(min(size, length - start) for start in range(0, length, stride))
