@@ -28,6 +28,8 @@ HOW = {
     "out",
     "one_stage_at_a_time",
     "tensor",
+    "sequence",
+    "fsdp",
     "compilation_cache",
     "growing_cache",
     "force",

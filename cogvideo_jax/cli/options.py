@@ -55,6 +55,10 @@ def add_opening(parser: ArgumentParser) -> None:
     growing = "a program for every key frame, which reads no frames that do not exist yet: for long work"
     parser.add_argument("--growing-cache", action="store_true", help=growing)
     parser.add_argument("--tensor", type=int, default=1, help="devices that share one video; others make other videos")
+    parser.add_argument(
+        "--sequence", type=int, default=1, help="devices that share a clip's tokens, of weights that denoise"
+    )
+    parser.add_argument("--fsdp", type=int, default=1, help="devices that keep a share of every matrix each")
     parser.add_argument("--compilation-cache", metavar="FOLDER", help="keep compiled programs here for the next call")
     parser.add_argument("--one-stage-at-a-time", action="store_true", help="least memory: load each stage anew")
 
@@ -70,13 +74,15 @@ def prepare_devices(options: Namespace) -> None:
 
     from cogvideo_jax.runtime.mesh import make_mesh
 
-    if options.tensor < 1:
-        raise UserError(f"--tensor must be at least 1, got {options.tensor}")
+    axes = {name: getattr(options, name) for name in ("tensor", "sequence", "fsdp")}
+    for name, size in axes.items():
+        if size < 1:
+            raise UserError(f"--{name} must be at least 1, got {size}")
     if options.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(options.compilation_cache).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if options.tensor > 1 or len(jax.devices()) > 1:
-        jax.set_mesh(make_mesh(dict(data=-1, fsdp=1, tensor=options.tensor)))
+    if max(axes.values()) > 1 or len(jax.devices()) > 1:
+        jax.set_mesh(make_mesh(dict(data=-1) | axes))
 
 
 def opening_of(options: Namespace) -> "Opening":

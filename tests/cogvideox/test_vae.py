@@ -244,9 +244,15 @@ def test_chunks_with_a_cache_equal_one_call():
 def test_sums_of_2d_convolutions_equal_the_3d_convolution(frames):
     clip = jax.random.normal(jax.random.key(0), (2, frames + 2, 5, 6, 4))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 3, 4, 3))
-    assert_close(causal_convolution.convolve_pairs(clip, kernel), causal_convolution.convolve_clip(clip, kernel), atol=5e-5)
+    assert_close(
+        causal_convolution.convolve_pairs(clip, kernel), causal_convolution.convolve_clip(clip, kernel), atol=5e-5
+    )
     start = jnp.concatenate([clip[:, :1]] * 2 + [clip[:, :1], clip[:, 1:frames]], axis=1)
-    assert_close(causal_convolution.convolve_pairs(start, kernel, start=True), causal_convolution.convolve_clip(start, kernel), atol=5e-5)
+    assert_close(
+        causal_convolution.convolve_pairs(start, kernel, start=True),
+        causal_convolution.convolve_clip(start, kernel),
+        atol=5e-5,
+    )
 
 
 def test_later_chunks_share_one_program():

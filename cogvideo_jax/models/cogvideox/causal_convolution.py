@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from cogvideo_jax.nn.init import partitioned
 from cogvideo_jax.notation import Array, Float
+from cogvideo_jax.runtime.mesh import constrain
 
 
 class Convolution(nn.Module):
