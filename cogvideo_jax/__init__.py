@@ -11,7 +11,9 @@ Rooms, and which others each may import (`tests/test_rooms.py` checks it):
     cli/              the command `cogvideo`                                   -> all but nn, convert and the families
     models/           registry.py names the families; each has a folder of its own, and none imports another
       cogvideo/       2022: transformer over image tokens                   -> nn, data, training, convert, bench, chain
+      cogvideox/      2024: diffusion over the latents of a 3-D autoencoder    -> the same, and diffusion
     nn/               layers that several families use
+    diffusion/        schedules, samplers, guidance, objective                 -> nn
     data/             videos on disk -> cached features -> batches; motion/ draws the demo's clips
     training/         batches -> parameters; knows no model                    -> data
     evaluation/       whether videos show what was asked for; motion/ judges the demo's clips

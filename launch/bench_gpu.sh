@@ -16,16 +16,15 @@ out=${1:?"usage: launch/bench_gpu.sh [--dry-run] OUT [NAME ...]"}
 shift
 wanted=("$@")
 
+full=(--size full --dtype bfloat16)
 measure() { # NAME ARGUMENTS OF cogvideo bench
-  local name=$1 full=(--size full --dtype bfloat16)
-  shift
+  local name=$1 && shift
   if ((${#wanted[@]})) && [[ " ${wanted[*]} " != *" $name "* ]]; then return; fi
   echo "$name: $COGVIDEO bench $* ${full[*]} --out $out/$name.json"
   if [[ -z $dry_run ]]; then
     $COGVIDEO bench "$@" "${full[@]}" --out "$out/$name.json" || echo "$name: exit code $?"
   fi
 }
-
 [[ -n $dry_run ]] || mkdir -p "$out"
 measure stage1 decode --stage stage1 --batch 1 4 8
 measure stage1_growing decode --stage stage1 --batch 1 4 8 --growing-cache
@@ -36,3 +35,6 @@ measure train2 train --stage stage2 --batch 1 2 4 --remat everything
 measure pipeline pipeline
 measure pipeline_int8 pipeline --int8 weights cache
 measure superres superres --batch 1 4 12
+full=(--dtype bfloat16)
+for size in 2b 5b; do measure $size --family cogvideox diffusion --size $size; done
+for size in 2b 5b; do measure ${size}_clip --family cogvideox pipeline --size $size; done

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import sentencepiece
 import torch
+from PIL import Image
 
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.runtime.media import read_video
 from tests.cogvideo.convert.checkpoints import official, tensors, write_sat, write_zip
+from tests.cogvideox.snapshots import write_snapshot
 from tests.parity.goldens import FOLDER, load
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +81,19 @@ def test_the_python_lines_of_the_readme_run_as_they_stand(tmp_path, monkeypatch,
     assert read_video("demo.webp", fps=8.0, max_seconds=60).shape == (33, 192, 4 * 194, 3)
 
 
+@pytest.mark.slow
+def test_the_commands_for_cogvideox_give_videos(tmp_path, monkeypatch, some_optimisation):
+    monkeypatch.chdir(tmp_path)
+    for name, golden in {"2b": "t2v_2b", "5b": "t2v", "5b-I2V": "i2v"}.items():
+        write_snapshot(Path(f"CogVideoX-{name}"), f"x_pipeline_{golden}")
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)).save("dogs.png")
+    section = README.read_text(encoding="utf-8").split("## CogVideoX")[1]
+    for line in re.search(r"```bash\n(.*?)```", section, re.DOTALL).group(1).splitlines():
+        words = shlex.split(line)
+        assert words[0] == "cogvideo" and main(words[1:]) == 0, words
+        assert len(read_video(words[-1], fps=8.0, max_seconds=60)) == 9
+
+
 def options_of(command: tuple[str, ...], capsys) -> set[str]:
     """The options that `--help` shows."""
     with pytest.raises(SystemExit):
@@ -92,6 +107,7 @@ def test_the_commands_of_a_readme_have_options_that_exist(path, capsys):
         r"(?:^|`|&& )cogvideo (\w+ [^`\n|]*)(?=`|$)", path.read_text(encoding="utf-8"), re.MULTILINE
     ):
         words = shlex.split(line)
-        command = tuple(words[: 1 + (words[0] in ("bench", "plan"))])
+        family = words[1:3] if words[1] == "--family" else []
+        command = (words[0], *family, *words[1 + len(family) : 2 + len(family)][: words[0] in ("bench", "plan")])
         given = {word.split("=")[0] for word in words if word.startswith("--") and not word.startswith("--config.")}
-        assert given <= options_of(command, capsys), line
+        assert given - {"--family"} <= options_of(command, capsys), line

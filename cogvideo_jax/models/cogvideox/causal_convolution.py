@@ -115,7 +115,8 @@ class CausalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B T H W O"]:
-        x, start = x.astype(self.dtype), not self.has_variable("cache", "frames")
+        x = constrain(x.astype(self.dtype), "batch", None, "pixel_rows", None, None)
+        start = not self.has_variable("cache", "frames")
         past = jnp.repeat(x[:, :1], 2, axis=1) if start else self.get_variable("cache", "frames")
         x = jnp.concatenate([past, x], axis=1)
         if self.is_mutable_collection("cache"):
