@@ -1,6 +1,7 @@
 """Values that public reports and attacks brought to light, each refused in a sentence that names its key."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -151,8 +152,8 @@ def test_a_leaf_that_is_also_the_name_of_a_group_is_refused(folder):
 def test_a_text_model_with_more_pieces_than_the_weights_have_is_refused(folder):
     words = [chr(0x4E00 + start) + chr(0x4E00 + start + 1) for start in range(0, 900, 2)]
     (folder / "text.model").write_bytes(fit_text_model(words, pieces=1200))
-    with pytest.raises(UserError, match=r"text\.model has \d+ pieces; these weights have room for 640"):
-        registry.family_of(folder).check(folder)
+    [said] = registry.family_of(folder).check(folder)
+    assert re.search(r"text\.model has \d+ pieces; these weights have room for 640", said)
 
 
 @pytest.mark.parametrize("lacks", ["config", "networks"])

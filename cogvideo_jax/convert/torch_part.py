@@ -71,7 +71,7 @@ class TorchPart:
         self._boxed = jax.eval_shape(lambda: init(jax.random.key(0)))  # nothing is compiled
         self.tensors, self._storage = tensors, storage
         self.leaves = flatten_dict(nn.meta.unbox(self._boxed), sep="/")
-        found = {name: leaf for name, leaf in tensors.leaves.items() if not ignored(name)}
+        found = {name: _at_most_float32(leaf) for name, leaf in tensors.leaves.items() if not ignored(name)}
         shapes = {torch_name(path): torch_shape(path, leaf.shape, found) for path, leaf in self.leaves.items()}
         check_leaves(found, shapes, source=tensors.folder, listed=LISTED)
 
@@ -128,6 +128,11 @@ class TorchPart:
         """Shardings by path on the current mesh; empty without one."""
         mesh = jax.sharding.get_mesh()
         return {} if mesh.empty else flatten_dict(meshes.shardings(self._boxed, mesh), sep="/")
+
+
+def _at_most_float32(leaf: Leaf) -> Leaf:
+    """Float64, in which torch makes some position tables, is read as float32."""
+    return leaf._replace(dtype=np.dtype(np.float32)) if leaf.dtype == np.float64 else leaf
 
 
 def torch_shape(path: str, shape: tuple[int, ...], found: Mapping[str, Leaf]) -> tuple[int, ...]:

@@ -277,11 +277,12 @@ def test_verify_compares_files_of_the_hubs_cache_with_their_digests(folder, veri
     assert VAE_FILE in line and "has changed since it was fetched" in line
 
 
-def test_a_folder_that_is_none_is_refused(tmp_path):
+def test_a_folder_that_is_none_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to("loop")
     for name in ("file", "loop", "none", "a" * 256):
-        assert "is no folder of weights" in refused(lambda name=name: cogvideo_jax.load(tmp_path / name))
+        assert "is no folder of weights" in refused(lambda name=name: cogvideo_jax.load(Path(name)))
 
 
 def test_the_command_says_it_in_one_line_and_makes_nothing(folder, tmp_path, capsys):

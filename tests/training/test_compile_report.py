@@ -40,7 +40,7 @@ def test_the_demo_is_compiled_for_four_chips():
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", COMPILE], env=env, check=True, capture_output=True, text=True)
     fits, mesh, arguments, gathers, layers, mfu, said = json.loads(done.stdout.splitlines()[-1])
-    assert fits and mesh == {"data": 2, "fsdp": 2, "tensor": 1}
+    assert fits and mesh == {"data": 2, "fsdp": 2, "tensor": 1, "sequence": 1}
     assert arguments > 0 and gathers >= layers
     assert 0 < mfu[0] <= mfu[1] <= 1
     assert "v5e:2x2" in said and "prediction" in said

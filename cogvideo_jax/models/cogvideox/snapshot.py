@@ -128,7 +128,7 @@ class Snapshot:
                 del self._loaded[held]
         if wanted not in self._loaded:
             changes = [(self.lora(lora), lora.scale) for lora in loras]
-            self._loaded[wanted] = self.parts[part].load(functools.partial(_changed, changes))
+            self._loaded[wanted] = self.parts[part].load(functools.partial(changed_by, changes))
         return self._loaded[wanted]
 
     def release(self, part: str) -> None:
@@ -251,7 +251,7 @@ def _config_of(folder: Path, part: str) -> Path:
     return folder / part / "config.json"
 
 
-def _changed(changes: Sequence[tuple[LoraFile, float]], name: str, tensor: np.ndarray) -> np.ndarray:
+def changed_by(changes: Sequence[tuple[LoraFile, float]], name: str, tensor: np.ndarray) -> np.ndarray:
     """A tensor with the changes of all files."""
     for lora, strength in changes:
         change = lora.change(name)

@@ -4,11 +4,10 @@ LoRAs may be merged on the way, exactly as sampling merges them. One tensor is i
 conversion leaves nothing.
 """
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from cogvideo_jax.convert.workspace import require_folder_name
 from cogvideo_jax.interface import Lora
@@ -26,8 +25,7 @@ from cogvideo_jax.models.cogvideox.convert.snapshot_files import (
     write_parts,
 )
 from cogvideo_jax.models.cogvideox.convert.t5_files import config_file, tokenizer_part
-from cogvideo_jax.models.cogvideox.snapshot import INDEX, TEXT, TRANSFORMER, VAE, Snapshot
-from cogvideo_jax.nn.lora import merged
+from cogvideo_jax.models.cogvideox.snapshot import INDEX, TEXT, TRANSFORMER, VAE, Snapshot, changed_by
 from cogvideo_jax.runtime.files import require_space, whole_folder, write_bytes
 from cogvideo_jax.runtime.schemas import read_json
 
@@ -61,19 +59,16 @@ def convert_back(folder: str | Path, target: str | Path, *, loras: Sequence[Lora
 def _parts(snapshot: Snapshot, loras: Sequence[Lora]) -> list[Part]:
     """Everything but the scheduler."""
     changes = [(snapshot.lora(lora), lora.scale) for lora in loras]
-
-    def changed(name: str, tensor: np.ndarray) -> np.ndarray:
-        for lora, strength in changes:
-            change = lora.change(name)
-            if change is not None:
-                tensor = merged(tensor, change, scale=lora.scale * strength)
-        return tensor
-
     return [
         tokenizer_part(snapshot.folder / TOKENIZER),
         part_of(TEXT, snapshot.parts[TEXT], config_file(snapshot.folder / TEXT)),
         part_of(VAE, snapshot.parts[VAE], _config(snapshot, VAE)),
-        part_of(TRANSFORMER, snapshot.parts[TRANSFORMER], _config(snapshot, TRANSFORMER), changed=changed),
+        part_of(
+            TRANSFORMER,
+            snapshot.parts[TRANSFORMER],
+            _config(snapshot, TRANSFORMER),
+            changed=functools.partial(changed_by, changes),
+        ),
     ]
 
 
