@@ -24,8 +24,9 @@ from cogvideo_jax.models.cogvideox.positions import (
 )
 from cogvideo_jax.models.cogvideox.transformer import Positions, Transformer
 from cogvideo_jax.nn.embeddings import sinusoid
+from cogvideo_jax.nn.lora import merged, read_lora
 from cogvideo_jax.runtime.schemas import check
-from tests.cogvideox.goldens import load, params_of
+from tests.cogvideox.goldens import FOLDER, load, params_of
 
 VARIANTS = ("2b", "5b", "5b_i2v", "15", "15_i2v")
 ATOL = 1e-4
@@ -300,3 +301,27 @@ def test_latents_that_cannot_be_cut_into_patches_are_refused():
 def test_configs_that_no_released_code_runs_are_refused(values):
     with pytest.raises(UserError):
         config_of(values)
+
+
+LORA = load("x_lora")
+
+
+@pytest.mark.parametrize("name", [name for name in LORA[1] if name.startswith("out_")])
+def test_velocities_with_a_lora_equal_those_of_diffusers(name):
+    """`out_base`, or the kind of file and the strength of a user: `out_meta_scale0.7`; fused is the same as merged."""
+    recorded, arrays = LORA
+    kind, strength = re.fullmatch(r"out_(base|plain|meta)(?:_fused|_scale([\d.]+))?", name).groups()
+    given = {key: value for key, value in arrays.items() if key.startswith("param:")}
+    if kind != "base":
+        shapes = {key.removeprefix("param:"): value.shape for key, value in given.items() if value.ndim == 2}
+        lora = read_lora(FOLDER / f"x_lora_{kind}.safetensors", shapes, prefix="transformer.")
+        for key in lora.factors:
+            scale = lora.scale * float(strength or 1)
+            given[f"param:{key}"] = merged(given[f"param:{key}"], lora.change(key), scale=scale)
+    model = Transformer(config_of(recorded["config"]))
+    params = params_of(model, model.empty_inputs(), given)
+    latents = np.moveaxis(arrays["hidden_states"], 2, -1)
+    turns = Positions(arrays["rope_cos"], arrays["rope_sin"])
+    timestep = arrays["timestep"].astype(np.float32)
+    out = jax.jit(model.apply)({"params": params}, latents, arrays["encoder_hidden_states"], timestep, turns)
+    np.testing.assert_allclose(np.moveaxis(out, -1, 2), arrays[name], atol=ATOL)
