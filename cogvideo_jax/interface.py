@@ -8,6 +8,7 @@ A sampler turns a request into a list of steps. Running, the memory plan, the pr
 
 import abc
 import dataclasses
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
@@ -49,6 +50,12 @@ class Lora(Schema):
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     scale: Annotated[float, Field(ge=-100, le=100)] = 1.0
+
+    @classmethod
+    def of(cls, text: str) -> "Lora":
+        """The file and scale of "style.safetensors=0.8"; without a number behind the sign, all of it is the file."""
+        path, scale = re.fullmatch(r"(.*?)(?:=([-+]?\d*\.?\d+))?", text, re.DOTALL).groups()  # type: ignore[union-attr]
+        return make(cls, where=f"--lora {text}", path=path, scale=float(scale or 1))
 
 
 class Request(Schema):
@@ -138,6 +145,14 @@ class Request(Schema):
 
 def _same(value: Any, default: Any) -> bool:
     return value is default or (isinstance(value, str) and value == default)
+
+
+def size_of(text: str, *, option: str) -> tuple[int, int]:
+    """Height and width of "480x720", given as an option. Raises UserError for anything else."""
+    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
+    if found is None:
+        raise UserError(f"{option} {text!r} should look like 480x720: height, x, width")
+    return int(found[1]), int(found[2])
 
 
 def make_request(**fields: Any) -> Request:

@@ -1,7 +1,6 @@
 """`cogvideo generate`: prompts in, files out."""
 
 import contextlib
-import re
 import sys
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from cogvideo_jax.cli import options as shared
 from cogvideo_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from cogvideo_jax.interface import Lora, Request
+    from cogvideo_jax.interface import Request
     from cogvideo_jax.text_to_video import TextToVideo
 
 # Options that say how the work is done; all others decide how a video looks, and stand in its record.
@@ -142,7 +141,7 @@ def prompts_of(options: Namespace) -> list[str]:
 
 def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     """What is asked of every prompt; the prompt of this request stands for those to come."""
-    from cogvideo_jax.interface import Start, make_request
+    from cogvideo_jax.interface import Lora, Start, make_request, size_of
     from cogvideo_jax.runtime.media import read_image, read_video
 
     names = (
@@ -158,9 +157,9 @@ def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     )
     fields: dict[str, Any] = {name: getattr(options, name) for name in names}
     if options.size:
-        fields["size"] = size_of(options.size)
+        fields["size"] = size_of(options.size, option="--size")
     if options.lora:
-        fields["loras"] = tuple(map(lora_of, options.lora))
+        fields["loras"] = tuple(map(Lora.of, options.lora))
     if options.first_frame:
         fields["first_image"] = read_image(options.first_frame, size=pipe.sampler.picture_size)
     fields |= dict(superres=False) if options.no_superres else {}
@@ -174,21 +173,3 @@ def wish_of(options: Namespace, pipe: "TextToVideo") -> "Request":
     return make_request(
         **{name: getattr(wish, name) for name in wish.model_fields_set} | dict(start=Start(frames, fps))
     )
-
-
-def size_of(text: str) -> tuple[int, int]:
-    """Height and width of "480x720". Raises UserError for anything else."""
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
-    if found is None:
-        raise UserError(f"--size {text!r} should look like 480x720: height, x, width")
-    return int(found[1]), int(found[2])
-
-
-def lora_of(text: str) -> "Lora":
-    """The file and the scale of "style.safetensors=0.8"; without a number behind the sign, all of it is the file."""
-    from cogvideo_jax.interface import Lora
-    from cogvideo_jax.runtime.schemas import make
-
-    found = re.fullmatch(r"(.+)=([-+]?\d*\.?\d+)", text)
-    given = dict(path=found[1], scale=float(found[2])) if found else dict(path=text)
-    return make(Lora, where=f"--lora {text}", **given)

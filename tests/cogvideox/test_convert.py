@@ -9,10 +9,11 @@ from safetensors.numpy import load_file, save_file
 
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.interface import Lora
+from cogvideo_jax.models.cogvideox.config import RELEASED
 from cogvideo_jax.models.cogvideox.convert import snapshot_files
 from cogvideo_jax.models.cogvideox.convert.from_sat import convert
 from cogvideo_jax.models.cogvideox.convert.names import SAT_PREFIX, sat_lora_name
-from cogvideo_jax.models.cogvideox.convert.sizes import OFS, RELEASED, TABLE, transformer_config, vae_config
+from cogvideo_jax.models.cogvideox.convert.sizes import OFS, TABLE, transformer_config, vae_config
 from cogvideo_jax.models.cogvideox.convert.snapshot_files import shards, state_dict_order
 from cogvideo_jax.models.cogvideox.snapshot import (
     TEXT,

@@ -11,6 +11,8 @@ from PIL import Image
 from cogvideo_jax import load
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.interface import Start
+from cogvideo_jax.models.cogvideox.steps import largest_divisor
 from cogvideo_jax.runtime.media import read_video
 from tests.cogvideox.snapshots import write_snapshot
 
@@ -91,6 +93,30 @@ def test_a_lora_changes_the_video_by_its_scale(snapshots, tmp_path):
     assert np.array_equal(plain, none) and not np.array_equal(plain, full)
 
 
+def test_a_video_of_an_odd_number_of_latents_is_made_anew_by_the_later_release(snapshots):
+    """17 frames are 5 latents, and a token has two."""
+    pixels = np.random.default_rng(2).integers(0, 255, (17, 48, 64, 3), dtype=np.uint8)
+    video = load(snapshots["t2v_15"])("a cat", start=Start(pixels, 16.0), strength=0.5, steps=2, size=(48, 64))
+    assert video.frames.shape == (17, 48, 64, 3)
+
+
+def test_one_step_leaves_nothing_of_it_for_the_usual_strength(snapshots):
+    start = Start(np.zeros((9, 48, 64, 3), np.uint8), 8.0)
+    with pytest.raises(UserError, match=r"strength 0\.8 leaves none of 1 steps"):
+        load(snapshots["t2v"])("a cat", start=start, steps=1)
+
+
+def test_passes_are_equal_parts_of_all_rows():
+    assert [largest_divisor(14, most) for most in (14, 10, 7, 3, 1)] == [14, 7, 7, 2, 1]
+
+
+def test_three_videos_go_through_in_parts_of_the_same_size(snapshots):
+    pipe = load(snapshots["t2v"])
+    request = pipe.request(["a cat", "a dog", "a bird"], size=(48, 64), steps=2, frames=9)
+    whole, parted = (pipe.run(request, steps=pipe.sampler.steps(request, rows)) for rows in (None, dict(pieces=4)))
+    assert np.abs(whole.frames.astype(int) - parted.frames).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
@@ -102,6 +128,7 @@ def test_a_lora_changes_the_video_by_its_scale(snapshots, tmp_path):
         (dict(fps=12.0), "do not take fps"),
         (dict(steps=1001), "at most 1000 steps"),
         (dict(strength=1.5), "strength"),
+        (dict(guidance=1.0, negative_prompt="rain"), "leads away from nothing"),
         (dict(loras=(dict(path="/nowhere.safetensors"),)), "does not exist"),
     ],
 )

@@ -15,7 +15,7 @@ from cogvideo_jax.convert.torch_names import from_torch, torch_name
 from cogvideo_jax.diffusion.objective import add_noise, velocity_loss
 from cogvideo_jax.diffusion.schedules import Schedule
 from cogvideo_jax.errors import UserError
-from cogvideo_jax.models.cogvideox.config import TransformerConfig
+from cogvideo_jax.models.cogvideox.config import RELEASED, TransformerConfig
 from cogvideo_jax.models.cogvideox.positions import (
     cropped,
     rotations,
@@ -225,47 +225,18 @@ def test_sinusoids_equal_the_recorded_ones():
     np.testing.assert_allclose(sinusoid(np.full(1, 2.0, np.float32), 512), ROPE["ofs.512"], atol=1e-6)
 
 
-RELEASED = {
-    "2b": (TransformerConfig(), 1_693_783_872, 736),
-    "5b": (TransformerConfig(48, num_layers=42, use_rotary_positional_embeddings=True), 5_570_283_072, 1024),
-    "5b-I2V": (
-        TransformerConfig(
-            48,
-            in_channels=32,
-            num_layers=42,
-            use_rotary_positional_embeddings=True,
-            use_learned_positional_embeddings=True,
-        ),
-        5_570_479_680 + 54_607_872,
-        1025,
-    ),
-    "1.5-5B": (
-        TransformerConfig(
-            48, num_layers=42, use_rotary_positional_embeddings=True, patch_size_t=2, sample_height=96, sample_width=170
-        ),
-        5_570_676_352,
-        1024,
-    ),
-    "1.5-5B-I2V": (
-        TransformerConfig(
-            48,
-            in_channels=32,
-            num_layers=42,
-            use_rotary_positional_embeddings=True,
-            patch_size_t=2,
-            ofs_embed_dim=512,
-            sample_height=300,
-            sample_width=300,
-        ),
-        5_571_594_880,
-        1028,
-    ),
+PUBLISHED = {  # parameters, tensors
+    "CogVideoX-2B": (1_693_783_872, 736),
+    "CogVideoX-5B": (5_570_283_072, 1024),
+    "CogVideoX-5B-I2V": (5_570_479_680 + 54_607_872, 1025),
+    "CogVideoX1.5-5B": (5_570_676_352, 1024),
+    "CogVideoX1.5-5B-I2V": (5_571_594_880, 1028),
 }
 
 
 @pytest.mark.parametrize("name", RELEASED)
 def test_released_sizes_have_the_published_numbers_of_parameters(name):
-    config, parameters, tensors = RELEASED[name]
+    config, (parameters, tensors) = RELEASED[name], PUBLISHED[name]
     model = Transformer(config, unrolled=False)
     shapes = nn.unbox(
         jax.eval_shape(
@@ -279,7 +250,7 @@ def test_released_sizes_have_the_published_numbers_of_parameters(name):
 
 
 def test_a_stored_table_of_another_size_is_refused_and_of_another_length_replaced():
-    config = RELEASED["5b-I2V"][0]
+    config = RELEASED["CogVideoX-5B-I2V"]
     assert takes_stored_table(config, (13, 30, 45)) and not takes_stored_table(config, (7, 30, 45))
     with pytest.raises(UserError, match="480x720"):
         takes_stored_table(config, (13, 30, 44))
@@ -287,12 +258,12 @@ def test_a_stored_table_of_another_size_is_refused_and_of_another_length_replace
 
 def test_a_grid_beyond_what_a_counting_model_knows_is_refused():
     with pytest.raises(UserError, match="larger than the 48 x 85"):
-        rotations(RELEASED["1.5-5B"][0], (2, 49, 85))
+        rotations(RELEASED["CogVideoX1.5-5B"], (2, 49, 85))
 
 
 def test_latents_that_cannot_be_cut_into_patches_are_refused():
     with pytest.raises(UserError, match="cannot be cut"):
-        RELEASED["1.5-5B"][0].grid((3, 4, 4))
+        RELEASED["CogVideoX1.5-5B"].grid((3, 4, 4))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Sizes of the CogVideoX transformer, named as in `transformer/config.json` of a diffusers snapshot."""
 
+import dataclasses
 from typing import Literal
 
 from cogvideo_jax.errors import UserError
@@ -94,3 +95,17 @@ class TransformerConfig:
         """Tokens of the videos that the model was made for."""
         frames = (self.sample_frames - 1) // self.temporal_compression_ratio + 1
         return frames, self.sample_height // self.patch_size, self.sample_width // self.patch_size
+
+
+TWO_B = TransformerConfig()
+FIVE_B = TransformerConfig(num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True)
+LATER = dataclasses.replace(FIVE_B, patch_size_t=2, sample_height=96, sample_width=170, sample_frames=81)
+RELEASED = {
+    "CogVideoX-2B": TWO_B,
+    "CogVideoX-5B": FIVE_B,
+    "CogVideoX-5B-I2V": dataclasses.replace(FIVE_B, in_channels=32, use_learned_positional_embeddings=True),
+    "CogVideoX1.5-5B": LATER,
+    "CogVideoX1.5-5B-I2V": dataclasses.replace(
+        LATER, in_channels=32, ofs_embed_dim=512, sample_height=300, sample_width=300
+    ),
+}

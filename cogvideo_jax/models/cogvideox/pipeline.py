@@ -54,6 +54,7 @@ class CogVideoXSampler(Sampler):
         clip.require_size(config, self.size(request))
         if (request.steps or STEPS) > MOST_STEPS:
             raise UserError(f"at most {MOST_STEPS} steps can be taken, not {request.steps}")
+        self.table(request)
         for lora in request.loras:
             self.weights.lora(lora)
 
@@ -78,6 +79,10 @@ class CogVideoXSampler(Sampler):
             raise UserError("image-to-video weights cannot go on from a video; leave --from-video out")
         if request.strength is not None and request.start is None:
             raise UserError("strength says how much of a start video is made anew; give one with --from-video FILE")
+        if self.guidance(request) <= 1 and (request.negative_prompt or request.dynamic_guidance):
+            raise UserError(
+                "guidance of 1 or less leads away from nothing; leave negative_prompt, dynamic_guidance out"
+            )
         if request.start is not None and request.start.frames.ndim != 4:
             raise UserError("these weights go on from the frames of a video, not from key frames of another model")
 
@@ -113,9 +118,10 @@ class CogVideoXSampler(Sampler):
         """The sampler's steps, and the scale of guidance at each."""
         count, skip = request.steps or STEPS, 0
         if request.start is not None:
-            kept = min(int(count * (STRENGTH if request.strength is None else request.strength)), count)
+            strength = STRENGTH if request.strength is None else request.strength
+            kept = min(int(count * strength), count)
             if not kept:
-                raise UserError(f"strength {request.strength:g} leaves none of {count} steps; raise one of them")
+                raise UserError(f"strength {strength:g} leaves none of {count} steps; raise one of them")
             skip = count - kept
         table = SAMPLERS[request.sampler or self.published.sampler](self.weights.schedule, count, skip=skip)
         scale, dynamic = self.guidance(request), request.dynamic_guidance

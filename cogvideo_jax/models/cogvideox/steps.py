@@ -21,7 +21,9 @@ from cogvideo_jax.models.cogvideox.positions import rotations, sine_cosine_table
 from cogvideo_jax.models.cogvideox.snapshot import TEXT, TRANSFORMER, VAE
 from cogvideo_jax.models.cogvideox.transformer import Positions
 from cogvideo_jax.notation import Array, Float, Int, PyTree, UInt8
+from cogvideo_jax.runtime.batching import calls_of, in_chunks
 from cogvideo_jax.runtime.compiling import least_memory
+from cogvideo_jax.runtime.mesh import round_up
 from cogvideo_jax.runtime.pictures import resized
 from cogvideo_jax.runtime.rng import stage_keys
 
@@ -101,7 +103,7 @@ class Chain:
             pixels = as_pixels(self.request.first_image[None], self.size)
             noise = self._normal(POSTERIOR_KEYS, (1, *self.latents.shape[1:], config.latent_channels))
             latents = vaes.sample(self._encode(jnp.asarray(pixels)), noise)
-            # Differs from the 2024 SAT code, which divides in neither place; as diffusers has it.
+            # Differs from SAT's sampling of 1.5, which takes these latents unscaled; as diffusers has it.
             scaled = latents / config.scaling_factor if config.invert_scale_latents else latents * config.scaling_factor
             rest = jnp.zeros((self.videos, self.latents.frames - 1, *scaled.shape[2:]))
             report()
@@ -115,8 +117,11 @@ class Chain:
 
         def run(made: Made, report: Report) -> Made:
             pixels = as_pixels(self.request.start.frames[: self.frames], self.size)
-            noise = self._normal(POSTERIOR_KEYS, (*self.latents.shape, config.latent_channels))
+            frames, *rest = self.latents.shape
+            noise = self._normal(POSTERIOR_KEYS, (frames - self.latents.dropped, *rest, config.latent_channels))
             latents = vaes.sample(self._encode(jnp.asarray(pixels)), noise) * config.scaling_factor
+            # Differs from diffusers: an odd number is refused there. As in training, the first is there twice.
+            latents = jnp.concatenate([latents[:, : self.latents.dropped], latents], axis=1)
             report()
             return made._replace(given=latents)
 
@@ -126,8 +131,7 @@ class Chain:
         """Noise, or a noised start video, to latents."""
         table, scales = self.sampler.table(self.request)
         model, loras, steps = self.weights.transformer, self.request.loras, len(table.timestep)
-        rows_of_all = self.videos * (2 if self.guided else 1)
-        rows = min(self.rows.get(PASSES, rows_of_all), rows_of_all)
+        rows = largest_divisor(self._text_rows, self.rows.get(PASSES, self._text_rows))
         how = dict(model=model, rows=rows, draw=normal_of_step if table.needs_noise else None)
 
         def run(made: Made, report: Report) -> Made:
@@ -141,8 +145,8 @@ class Chain:
             return Made(made.text, latents=state.latents)
 
         def programs() -> list[Program]:
-            made = self._shapes_of_made()
-            state, asked = jax.eval_shape(lambda: (self._first_state(made(), table), self._asked(made())))
+            made = jax.eval_shape(self._zeros)
+            state, asked = jax.eval_shape(lambda made: (self._first_state(made, table), self._asked(made)), made)
             numbers = jax.ShapeDtypeStruct((), jnp.int32)
             arguments = on_device(table), jnp.asarray(scales, jnp.float32), jax.eval_shape(self.request.keys)
             params = self.weights.parts[TRANSFORMER].abstract
@@ -155,27 +159,30 @@ class Chain:
         """Latents to frames; a video at a time, and in tiles, if that is what fits."""
         config, pieces = self.weights.vae.config, self._pieces()
 
+        rows = round_up(max(1, pieces // 2))
+
         def run(made: Made, report: Report) -> Clips:
             latents = made.latents[:, self.latents.dropped :] / config.scaling_factor
-            params, frames = self.weights.params(VAE), []
-            for part in self._parts(latents, pieces):
-                decode = tiling.tiled_decode if pieces < 2 else vaes.decode
-                frames.append(as_frames(decode(self.weights.vae, params, part.astype(self.weights.dtype))))
-            report()
-            return Clips(np.concatenate(frames), self.sampler.fps(self.request))
+            params, decode = self.weights.params(VAE), tiling.tiled_decode if pieces < 2 else vaes.decode
+
+            def frames_of(latents: Float[Array, "B F h w C"]) -> UInt8[np.ndarray, "B T H W 3"]:
+                return as_frames(decode(self.weights.vae, params, latents.astype(self.weights.dtype)))
+
+            frames = in_chunks(frames_of, (latents,), rows=rows, on_call=report)
+            return Clips(frames, self.sampler.fps(self.request))
+
+        calls = calls_of(self.videos, rows)
 
         def programs() -> list[Program]:
-            rows = max(1, pieces // 2)
             shape = rows, self.latents.frames - self.latents.dropped, *self.latents.shape[1:], config.latent_channels
             clip = jax.ShapeDtypeStruct(shape, self.weights.dtype)
             lower = tiling.tiled_decode_programs if pieces < 2 else vaes.decode_programs
-            calls = -(-self.videos // rows)
             params = self.weights.parts[VAE].abstract
             return [Program(one.lowered, calls * one.calls) for one in lower(self.weights.vae, params, clip)]
 
         pixels = self.frames * self.size[0] * self.size[1] * 3
         host = (self.videos + 1) * pixels * (1 + np.dtype(np.float32).itemsize)
-        how = dict(rows=pieces, limit=PIECES, advice=self._advice("a smaller --size or fewer --frames"))
+        how = dict(calls=calls, rows=pieces, limit=PIECES, advice=self._advice("a smaller --size or fewer --frames"))
         return self._step("pixels", VAE, run, programs, host=host, **how)
 
     # What links share -----------------------------------------------------------------------------------
@@ -199,7 +206,7 @@ class Chain:
         def programs() -> list[Program]:
             lower = tiling.tiled_encode_programs if tiled else vaes.encode_programs
             params = self.weights.parts[VAE].abstract
-            return [Program(*one) for one in lower(self.weights.vae, params, clip)]
+            return lower(self.weights.vae, params, clip)
 
         limit = dict(rows=self._pieces(), limit=PIECES, advice=self._advice("a smaller --size"))
         return self._step(name, VAE, run, programs, **limit)
@@ -211,10 +218,6 @@ class Chain:
     def _pieces(self) -> int:
         """Twice the videos that go through the autoencoder together; 1 for one video in tiles."""
         return min(self.rows.get(PIECES, 2 * self.videos), 2 * self.videos)
-
-    def _parts(self, latents: Float[Array, "B F h w C"], pieces: int) -> list[Array]:
-        rows = max(1, pieces // 2)
-        return [latents[start : start + rows] for start in range(0, len(latents), rows)]
 
     def _normal(self, stream: int, shape: tuple[int, ...]) -> Float[Array, "B ..."]:
         """Noise of every video."""
@@ -242,26 +245,28 @@ class Chain:
         table = sine_cosine_table(config, grid) if config.adds_table and not stored else None
         return Positions(*(None if part is None else jnp.asarray(part) for part in (*turns, table)))
 
-    def _shapes_of_made(self) -> Callable[[], Made]:
-        """Zeros of the shapes that the denoising gets, to be traced."""
+    @property
+    def _text_rows(self) -> int:
+        """Rows that go through the transformer at each step."""
+        return self.videos * (2 if self.guided else 1)
+
+    def _zeros(self) -> Made:
+        """What the denoising gets, for its shapes."""
         config = self.weights.transformer.config
-        rows = self.videos * (2 if self.guided else 1)
-
-        def made() -> Made:
-            text = jnp.zeros((rows, config.max_text_seq_length, config.text_embed_dim), self._text_dtype())
-            given = jnp.zeros((self.videos, *self.latents.shape, config.out_channels))
-            return Made(text, given)
-
-        return made
-
-    def _text_dtype(self) -> Any:
-        return self.weights.dtype
+        shape = self._text_rows, config.max_text_seq_length, config.text_embed_dim
+        given = jnp.zeros((self.videos, *self.latents.shape, config.out_channels))
+        return Made(jnp.zeros(shape, self.weights.dtype), given)
 
     def _advice(self, first: str) -> str:
         """What a user can still change."""
         ways = [first, *(["--one-stage-at-a-time"] if self.weights.keep else [])]
         ways += ["--dtype bfloat16"] if self.weights.dtype == jnp.float32 else ["--int8 weights"]
         return "use " + " or ".join(ways)
+
+
+def largest_divisor(rows: int, most: int) -> int:
+    """Rows of a pass, so that all passes are equal."""
+    return next(size for size in range(min(rows, most), 0, -1) if rows % size == 0)
 
 
 def as_pixels(frames: UInt8[np.ndarray, "T _ _ 3"], size: tuple[int, int]) -> Float[np.ndarray, "1 T H W 3"]:

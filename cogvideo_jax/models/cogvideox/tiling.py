@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.interface import Program
 from cogvideo_jax.models.cogvideox.vae import (
-    Program,
     Vae,
     decode,
     decode_programs,

@@ -16,6 +16,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from cogvideo_jax.interface import Program
 from cogvideo_jax.models.cogvideox.causal_convolution import (
     CausalConv,
     Convolution,
@@ -358,18 +359,6 @@ def _chunks(step: Callable, clip: Array, chunk: int) -> Array:
         done.append(result)
         start += length
     return jnp.concatenate(done, axis=1)
-
-
-def one_row_at_a_time(run: Callable[[Array], Array], clips: Float[Array, "B ..."]) -> Float[Array, "B ..."]:
-    """`run(clips)` with less memory: each row of the batch by itself. `run` is `encode` or `decode` of a model."""
-    return jnp.concatenate([run(clips[row : row + 1]) for row in range(clips.shape[0])])
-
-
-class Program(NamedTuple):
-    """A compiled function of a pass over a clip, and how often the pass calls it."""
-
-    lowered: jax.stages.Lowered
-    calls: int
 
 
 def encode_programs(model: Vae, params: PyTree, pixels: jax.ShapeDtypeStruct) -> list[Program]:

@@ -1,11 +1,9 @@
 """Benchmarks of CogVideoX for `cogvideo bench`: their options; the other files of this folder measure."""
 
-import re
 from typing import Any
 
 from cogvideo_jax.bench.report import Measured
-from cogvideo_jax.errors import UserError
-from cogvideo_jax.interface import Benchmark
+from cogvideo_jax.interface import Benchmark, size_of
 
 SIZES = ("middle", "2b", "5b", "1.5-5b")
 PARTS = ("text", "denoising", "pixels")
@@ -26,18 +24,10 @@ def _settings(options: Any) -> list[dict[str, Any]]:
 def _measure(options: Any, **setting: Any) -> Measured:
     from cogvideo_jax.models.cogvideox.bench import diffusion, sizes
 
-    how = dict(frames=options.frames, pixels=_pixels(options.pixels), beside=options.beside_diffusers)
+    pixels = size_of(options.pixels, option="--pixels") if options.pixels else None
+    how = dict(frames=options.frames, pixels=pixels, beside=options.beside_diffusers)
     row = diffusion.measure_step(sizes.SIZES[options.size], dtype=options.dtype, **how, **setting)
     return Measured(row._asdict(), diffusion.cells(row))
-
-
-def _pixels(text: str | None) -> tuple[int, int] | None:
-    if text is None:
-        return None
-    found = re.fullmatch(r"(\d{1,6})x(\d{1,6})", text)
-    if found is None:
-        raise UserError(f"--pixels {text!r} should look like 480x720: height, x, width")
-    return int(found[1]), int(found[2])
 
 
 BENCHMARKS = {"diffusion": Benchmark("T5, the denoising and the autoencoder", _add_diffusion, _settings, _measure)}

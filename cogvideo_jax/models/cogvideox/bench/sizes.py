@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 
 from cogvideo_jax.convert.torch_part import Storage
 from cogvideo_jax.diffusion.schedules import Schedule
-from cogvideo_jax.models.cogvideox.config import TransformerConfig
+from cogvideo_jax.models.cogvideox.config import FIVE_B, LATER, TWO_B, TransformerConfig
 from cogvideo_jax.models.cogvideox.snapshot import FROM_TEXT, TEXT, TRANSFORMER, VAE, Snapshot
 from cogvideo_jax.models.cogvideox.transformer import Transformer
 from cogvideo_jax.models.cogvideox.vae import Vae
@@ -33,9 +33,6 @@ class Size(NamedTuple):
     text: T5Config = T5Config()
 
 
-TWO_B = TransformerConfig()
-FIVE_B = dataclasses.replace(TWO_B, num_attention_heads=48, num_layers=42, use_rotary_positional_embeddings=True)
-LATER = dataclasses.replace(FIVE_B, patch_size_t=2, sample_height=96, sample_width=170, sample_frames=81)
 MIDDLE = dataclasses.replace(FIVE_B, num_attention_heads=8, num_layers=8, sample_height=30, sample_width=44)
 NARROW = dataclasses.replace(VaeConfig(), block_out_channels=(32, 64, 64, 128), sample_height=240, sample_width=320)
 SIZES = {

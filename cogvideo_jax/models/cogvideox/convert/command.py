@@ -1,6 +1,5 @@
 """What `cogvideo convert` for CogVideoX was asked for."""
 
-import re
 import sys
 from argparse import Namespace
 
@@ -8,7 +7,6 @@ from cogvideo_jax.errors import UserError
 from cogvideo_jax.interface import Lora
 from cogvideo_jax.models.cogvideox.convert.from_sat import convert
 from cogvideo_jax.models.cogvideox.convert.to_diffusers import convert_back
-from cogvideo_jax.runtime.schemas import make
 
 ONLY_THERE = ("text_encoder", "config", "drop_unexpected")  # options of the way there, and of no other
 
@@ -19,7 +17,7 @@ def convert_as_asked(options: Namespace) -> list[str]:
         for name in ONLY_THERE:
             if getattr(options, name):
                 raise UserError(f"--{name.replace('_', '-')} is for checkpoints of SAT; leave it or --to-diffusers out")
-        loras = [_lora_of(text) for text in options.lora]
+        loras = [Lora.of(text) for text in options.lora]
         return [str(convert_back(options.source, options.target, loras=loras, replace=options.force))]
     if options.lora:
         raise UserError("--lora needs --to-diffusers; `cogvideo generate --lora` takes the file as it is")
@@ -28,9 +26,3 @@ def convert_as_asked(options: Namespace) -> list[str]:
     for note in converted.notes:
         print(f"cogvideo convert: {note}", file=sys.stderr)
     return [str(path) for path in converted.paths]
-
-
-def _lora_of(text: str) -> Lora:
-    """The file and the scale of "style.safetensors=0.8"; without a number behind the sign, all of it is the file."""
-    path, scale = re.fullmatch(r"(.*?)(?:=([-+]?\d*\.?\d+))?", text, re.DOTALL).groups()
-    return make(Lora, where=f"--lora {text}", path=path, scale=float(scale or 1))

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cogvideo_jax.errors import ConversionError, conversion_errors
-from cogvideo_jax.models.cogvideox.config import TransformerConfig
+from cogvideo_jax.models.cogvideox.config import RELEASED, TWO_B, TransformerConfig
 from cogvideo_jax.models.cogvideox.convert.names import SAT_PREFIX
 from cogvideo_jax.models.cogvideox.convert.snapshot_files import CLASSES, DDIM, VERSION
 from cogvideo_jax.models.cogvideox.snapshot import FROM_IMAGE, FROM_TEXT, TRANSFORMER, VAE, SchedulerConfig
@@ -18,18 +18,6 @@ from cogvideo_jax.models.cogvideox.vae_config import VaeConfig
 from cogvideo_jax.runtime.safetensors_stream import Leaf
 from cogvideo_jax.runtime.schemas import check
 
-TWO_B = TransformerConfig()
-FIVE_B = TransformerConfig(num_layers=42, num_attention_heads=48, use_rotary_positional_embeddings=True)
-LATER = dataclasses.replace(FIVE_B, patch_size_t=2, sample_height=96, sample_width=170, sample_frames=81)
-RELEASED = {
-    "CogVideoX-2B": TWO_B,
-    "CogVideoX-5B": FIVE_B,
-    "CogVideoX-5B-I2V": dataclasses.replace(FIVE_B, in_channels=32, use_learned_positional_embeddings=True),
-    "CogVideoX1.5-5B": LATER,
-    "CogVideoX1.5-5B-I2V": dataclasses.replace(
-        LATER, in_channels=32, ofs_embed_dim=512, sample_height=300, sample_width=300
-    ),
-}
 TABLE = f"{SAT_PREFIX}mixins.pos_embed.pos_embedding"
 OFS = f"{SAT_PREFIX}ofs_embed.0.weight"
 LAYER = re.compile(re.escape(SAT_PREFIX) + r"transformer\.layers\.(\d+)\..+")
