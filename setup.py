@@ -38,6 +38,7 @@ setup(
         "train": TRAIN,
         "tensorboard": ["tensorboardX>=2.6"],
         "tfds": ["tensorflow-cpu", "opencv-python-headless"],  # sets of videos that TFDS decodes with them
+        "parity": ["torch", "diffusers>=0.32", "transformers"],  # to compare CogVideoX with, live
         "convert": ["torch"],  # to write its files; they are read without it
         "test": [
             "beartype",  # checks the array annotations

@@ -1,8 +1,8 @@
 """Everything that walks a list of steps: running it, planning its memory, predicting its time."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ from cogvideo_jax.runtime.progress import progress_bar
 
 # Host memory of small programs that are compiled on the way, and of the video encoder; measured on the demo, CPU.
 OVERHEAD = 250 * 2**20
+Found = TypeVar("Found")
 
 
 class Planned(NamedTuple):
@@ -61,17 +62,30 @@ def plan(sampler: Sampler, request: Request) -> Planned:
 
     Where a step has a limit, so few rows go through it together that it fits.
     """
+    return shrunk(sampler, request, _compiled, lambda planned: map(fits, planned.phases))
+
+
+def shrunk(
+    sampler: Sampler, request: Request, look: Callable[[list[Step]], Found], fit: Callable[[Found], Iterable[bool]]
+) -> Found:
+    """What is found of a chain whose steps have so few rows a call that each fits, if fewer rows make it fit.
+
+    Args:
+      look: a chain -> what is found of it.
+      fit: that -> of each step, whether it fits.
+    """
     rows: dict[str, int] = {}
     while True:
-        planned = _compiled(sampler.steps(request, rows))
-        crowded = next((step for step, phase in zip(planned.steps, planned.phases) if _may_shrink(step, phase)), None)
+        steps = sampler.steps(request, rows)
+        found = look(steps)
+        crowded = next((step for step, fits in zip(steps, fit(found)) if not fits and _may_shrink(step)), None)
         if crowded is None:
-            return planned
+            return found
         rows[crowded.limit] = crowded.rows // 2
 
 
-def _may_shrink(step: Step, phase: Phase) -> bool:
-    return bool(step.limit) and step.rows > round_up(1) and not fits(phase)
+def _may_shrink(step: Step) -> bool:
+    return bool(step.limit) and step.rows > round_up(1)
 
 
 def _compiled(steps: list[Step]) -> Planned:

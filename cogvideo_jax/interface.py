@@ -221,6 +221,7 @@ class Step:
       memory: what the step takes beside its programs' work.
       run: (result of the step before, reports progress) -> result.
       rows: batch rows of one call.
+      flops: useful operations of all calls, counted from sizes; None to take what the compiler counts.
       limit: name under which fewer rows a call can be asked for; "" if they cannot.
       advice: what a user can change if it does not fit.
     """
@@ -231,6 +232,7 @@ class Step:
     memory: Callable[[], StepMemory]
     run: Callable[[Any, Callable[[], None]], Any]
     rows: int = 1
+    flops: float | None = None
     limit: str = ""
     advice: str = ""
 
@@ -239,6 +241,7 @@ class Sampler(abc.ABC):
     """Opened weights of one family; no transformer is loaded before a step runs."""
 
     takes: ClassVar[frozenset[str]] = frozenset()  # optional fields of Request that the family knows
+    lowers_anywhere: ClassVar[bool] = False  # its programs are lowered of shapes alone, for devices that are not here
     picture_size: int | None = None  # side in pixels of the square pictures that it reads; None for any size
 
     def check_fields(self, request: Request) -> None:

@@ -15,6 +15,7 @@ GROUND = {"notation", "errors", "interface", "runtime"}  # what every room stand
 ARROWS = {
     **{name: set() for name in GROUND},
     "chain": set(),
+    "chain_report": {"chain"},
     "nn": set(),
     "diffusion": {"nn"},
     "data": set(),
@@ -27,7 +28,8 @@ ARROWS = {
     "text_to_video": {"models.registry", "chain"},
     "jobs": {"text_to_video"},
     "evaluation": {"data", "text_to_video"},
-    "cli": {"jobs", "text_to_video", "models.registry", "training", "evaluation", "data", "chain", "bench"},
+    "cli": {"jobs", "text_to_video", "models.registry", "training", "evaluation", "data", "chain", "bench"}
+    | {"chain_report"},
 }
 MOST_ROOMS, MOST_ARROWS = 20, 50
 FREE = {"__main__", "__init__", "models.__init__"}

@@ -12,6 +12,8 @@ WEIGHTS = "folder of weights, or a name on the hub such as THUDM/CogVideoX-2b; b
 TRAINING_LIBRARIES = ("array_record", "grain", "tensorflow_datasets", "sklearn")
 
 if TYPE_CHECKING:
+    from jax import Device
+
     from cogvideo_jax.interface import Family, Opening
     from cogvideo_jax.text_to_video import TextToVideo
 
@@ -68,8 +70,12 @@ def add_force(parser: ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="replace files that exist")
 
 
-def prepare_devices(options: Namespace) -> None:
-    """Where compiled programs are kept, and how the devices share the work; before weights are opened."""
+def prepare_devices(options: Namespace, devices: Sequence["Device"] | None = None) -> None:
+    """Where compiled programs are kept, and how the devices share the work; before weights are opened.
+
+    Args:
+      devices: by default those of this machine.
+    """
     import jax
 
     from cogvideo_jax.runtime.mesh import make_mesh
@@ -81,8 +87,8 @@ def prepare_devices(options: Namespace) -> None:
     if options.compilation_cache:
         jax.config.update("jax_compilation_cache_dir", str(Path(options.compilation_cache).absolute()))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    if max(axes.values()) > 1 or len(jax.devices()) > 1:
-        jax.set_mesh(make_mesh(dict(data=-1) | axes))
+    if max(axes.values()) > 1 or devices or len(jax.devices()) > 1:
+        jax.set_mesh(make_mesh(dict(data=-1) | axes, devices))
 
 
 def opening_of(options: Namespace) -> "Opening":
@@ -93,11 +99,11 @@ def opening_of(options: Namespace) -> "Opening":
     return Opening(int8=tuple(options.int8), **{name: getattr(options, name) for name in names})
 
 
-def open_weights(options: Namespace) -> "TextToVideo":
+def open_weights(options: Namespace, devices: Sequence["Device"] | None = None) -> "TextToVideo":
     """The folder that the options name, on prepared devices."""
     from cogvideo_jax.text_to_video import load
 
-    prepare_devices(options)
+    prepare_devices(options, devices)
     return load(options.weights, **opening_of(options).model_dump())
 
 

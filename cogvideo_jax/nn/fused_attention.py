@@ -15,7 +15,7 @@ from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_ma
 from jax.sharding import PartitionSpec
 
 from cogvideo_jax.notation import Array, Bool, Float
-from cogvideo_jax.runtime.mesh import RULES
+from cogvideo_jax.runtime.mesh import RULES, parts_of
 
 LANES = 128  # sequence lengths in a TPU kernel are multiples of this
 BLOCKS = (512, 384, 256, 128)
@@ -65,7 +65,8 @@ def unmasked(
     if jax.sharding.get_abstract_mesh().empty:
         return implementation(query, key, value)
     rules = dict(RULES)
-    spec = PartitionSpec(rules["batch"], None, rules["attended_heads"], None)
+    rows = rules["batch"] if len(query) % parts_of("batch") == 0 else None  # a single row is not shared
+    spec = PartitionSpec(rows, None, rules["attended_heads"], None)
     return jax.shard_map(implementation, in_specs=(spec,) * 3, out_specs=spec, check_vma=False)(query, key, value)
 
 

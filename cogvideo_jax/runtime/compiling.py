@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from cogvideo_jax.runtime.mesh import platform
+
 # XLA's usual scheduler for CPUs starts all that is ready, among it the copies of all bfloat16 weights in float32.
 LEAST_MEMORY = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
 
@@ -22,7 +24,7 @@ class LeastMemory:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        options = LEAST_MEMORY if jax.default_backend() == "cpu" else None
+        options = LEAST_MEMORY if platform() == "cpu" else None
         return jax.jit(self._function, compiler_options=options, **self._how)
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:

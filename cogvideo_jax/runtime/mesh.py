@@ -107,6 +107,13 @@ def parts_of(axis: str) -> int:
     return math.prod(shape.get(name, 1) for name in ([axes] if isinstance(axes, str) else axes))
 
 
+def platform() -> str:
+    """Platform of the devices that programs are made for: "cpu", "gpu" or "tpu"; those of the current mesh need not be
+    here."""
+    mesh = jax.sharding.get_mesh()
+    return jax.default_backend() if mesh.empty else mesh.devices.flat[0].platform
+
+
 def batch_parts(batch: int) -> int:
     """Number of parts into which the current mesh splits the rows of a batch; 1 without a mesh.
 

@@ -1,14 +1,18 @@
-"""TPU topologies to compile for without a TPU, and published figures of their chips."""
+"""TPU topologies to compile for without a TPU, published figures of their chips, and what the compiler says."""
 
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 
 from cogvideo_jax.errors import UserError
+from cogvideo_jax.runtime.collectives import Traffic, traffic
 
 GB = 1e9
+_EXCEEDED = re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class Chip(NamedTuple):
@@ -61,3 +65,52 @@ def open_topology(name: str) -> tuple[Sequence[jax.Device], Chip]:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{name} cannot be compiled for; libtpu comes with the extra [tpu] ({reason})") from error
     return found.devices, CHIPS[generation]
+
+
+class Examined(NamedTuple):
+    """What the compiler says of a program, for one device.
+
+    Attributes:
+      arguments, temporaries: bytes; None where it only said what all needs, because that is not there.
+      needed: bytes.
+      collectives: what the device sends; empty where it does not fit.
+      flops: operations, loops once and without those of kernels of our own.
+      accessed: bytes read and written in the device's memory, loops once.
+    """
+
+    arguments: int | None
+    temporaries: int | None
+    needed: int
+    collectives: dict[str, Traffic]
+    flops: float = 0.0
+    accessed: float = 0.0
+
+    @property
+    def sent(self) -> int:
+        """Bytes that the device sends."""
+        return sum(one.bytes for one in self.collectives.values())
+
+
+def examine(lowered: jax.stages.Lowered) -> Examined:
+    """Compiles a program for the devices that it was lowered for."""
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = needed_bytes(str(error))
+        if needed is None:
+            raise
+        return Examined(None, None, needed, {})
+    sizes, cost = compiled.memory_analysis(), compiled.cost_analysis() or {}
+    arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
+    needed = arguments + temporaries + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
+    sent = traffic(compiled.as_text())
+    return Examined(arguments, temporaries, needed, sent, cost.get("flops", 0.0), cost.get("bytes accessed", 0.0))
+
+
+def needed_bytes(message: str) -> int | None:
+    """Bytes that the compiler found it would need, of its message that they are not there; None for another message."""
+    found = _EXCEEDED.search(message)
+    if found is None:
+        return None
+    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?)", found[1]).groups()  # type: ignore[union-attr]
+    return int(float(number) * _UNITS.get(unit, 1))

@@ -5,7 +5,6 @@ figures of the chips, as if everything ran at its limit.
 """
 
 import dataclasses
-import re
 import time
 from typing import NamedTuple
 
@@ -13,14 +12,11 @@ import jax
 
 from cogvideo_jax.errors import UserError
 from cogvideo_jax.runtime import mesh as meshes
-from cogvideo_jax.runtime.collectives import Traffic, traffic
+from cogvideo_jax.runtime.collectives import Traffic
 from cogvideo_jax.runtime.memory import gib, measured_peak, tree_bytes
-from cogvideo_jax.runtime.topology import Chip, open_topology
+from cogvideo_jax.runtime.topology import Chip, examine, open_topology
 from cogvideo_jax.training.config import TrainConfig
 from cogvideo_jax.training.task import Task, TaskType, Work
-
-_EXCEEDED = re.compile(r"[Uu]sed ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
-_UNITS = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 class CompileReport(NamedTuple):
@@ -81,33 +77,21 @@ def estimate_step(config: TrainConfig, task_type: TaskType, topology: str) -> Co
     mesh = meshes.make_mesh(dataclasses.asdict(config.mesh), devices)
     task = task_type.build(config, mesh)
     start = time.monotonic()
-    try:
-        with jax.set_mesh(mesh):
-            compiled = task.step.lower(*task.abstract).compile()
-    except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
-        if needed is None:
-            raise
-        arguments = temporaries = None
-        collectives: dict[str, Traffic] = {}
-    else:
-        sizes = compiled.memory_analysis()
-        arguments, temporaries = sizes.argument_size_in_bytes, sizes.temp_size_in_bytes
-        needed = arguments + temporaries + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
-        collectives = traffic(compiled.as_text())
+    with jax.set_mesh(mesh):
+        found = examine(task.step.lower(*task.abstract))
     peak = len(devices) * chip.flops
     return CompileReport(
         topology=topology,
         mesh=dict(mesh.shape),
-        arguments=arguments,
-        temporaries=temporaries,
-        needed=needed,
+        arguments=found.arguments,
+        temporaries=found.temporaries,
+        needed=found.needed,
         memory=int(chip.memory),
-        collectives=collectives,
+        collectives=found.collectives,
         flops=work.useful,
         compute=work.done / peak,
         weights=_weight_reads(task, work, chip, tensor=mesh.shape["tensor"]),
-        network=sum(one.bytes for one in collectives.values()) / chip.network,
+        network=found.sent / chip.network,
         peak_flops=peak,
         compile_seconds=time.monotonic() - start,
         host_peak=measured_peak(),
@@ -141,12 +125,3 @@ def _weight_reads(task: Task, work: Work, chip: Chip, *, tensor: int) -> float:
     parameters = sum(leaf.size for leaf in jax.tree.leaves((task.trained(state), frozen)))
     optimizer = 2 * tree_bytes(state)  # read and written
     return (work.weight_passes * 2 * parameters / tensor + optimizer) / chip.bandwidth
-
-
-def _needed(message: str) -> int | None:
-    """Bytes that the compiler found it would need, of its message that they are not there."""
-    found = _EXCEEDED.search(message)
-    if found is None:
-        return None
-    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?)", found[1]).groups()
-    return int(float(number) * _UNITS.get(unit, 1))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cogvideo_jax.models.cogvideo.training.tasks import TASKS
-from cogvideo_jax.runtime.topology import open_topology
-from cogvideo_jax.training.compile_report import _needed, estimate_step
+from cogvideo_jax.runtime.topology import needed_bytes, open_topology
+from cogvideo_jax.training.compile_report import estimate_step
 from cogvideo_jax.training.config_files import read_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -59,5 +59,5 @@ def test_the_tokenizer_is_planned_without_a_topology():
 
 def test_what_does_not_fit_is_read_from_the_message():
     said = "RESOURCE_EXHAUSTED: Ran out of memory in memory space hbm. Used 20.50G of 15.75G hbm. Exceeded by 4.75G."
-    assert _needed(said) == int(20.5 * 2**30)
-    assert _needed("another error") is None
+    assert needed_bytes(said) == int(20.5 * 2**30)
+    assert needed_bytes("another error") is None

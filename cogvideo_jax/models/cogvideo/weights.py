@@ -66,7 +66,7 @@ class WeightsFolder:
 
     def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True, int8: bool = False):
         self.folder, self.keep, self.int8 = Path(folder), keep, int8
-        self.dtype = jnp.dtype(dtype or (jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16))
+        self.dtype = jnp.dtype(dtype or (jnp.float32 if meshes.platform() == "cpu" else jnp.bfloat16))
         self.sampling_config: SamplingConfig = read_sampling_config(self.folder / FILE)
         parts = [*STAGES, *([SUPERRES] if self._path(SUPERRES).exists() else [])]
         parts += [ITERSR] if self.sampling_config.iterative_superres else []

@@ -1,6 +1,5 @@
 """Convolutions of the autoencoder: causal in time, or of every frame by itself; and their forms for CPUs."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +9,9 @@ import jax.numpy as jnp
 
 from cogvideo_jax.nn.init import partitioned
 from cogvideo_jax.notation import Array, Float
-from cogvideo_jax.runtime.mesh import constrain
+from cogvideo_jax.runtime.mesh import constrain, parts_of
+
+FEW = 4  # channels, such as those of pixels, that devices do not share
 
 
 class Convolution(nn.Module):
@@ -28,10 +29,10 @@ class Convolution(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W I"], convolve: Callable) -> Float[Array, "B O P Q C"]:
         """`convolve(x, kernel)`, with the bias added."""
-        axes = (None,) * (len(self.window) + 1) + ("channels",)
-        kernel_init = partitioned(nn.initializers.lecun_normal(), *axes)
+        axis = "channels" if self.features > FEW else None
+        kernel_init = partitioned(nn.initializers.lecun_normal(), *(None,) * (len(self.window) + 1), axis)
         kernel = self.param("kernel", kernel_init, (*self.window, x.shape[-1], self.features))
-        bias = self.param("bias", partitioned(nn.initializers.zeros, "channels"), (self.features,))
+        bias = self.param("bias", partitioned(nn.initializers.zeros, axis), (self.features,))
         y = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
         return (y + bias.astype(y.dtype)).astype(self.dtype)
 
@@ -115,12 +116,18 @@ class CausalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Float[Array, "B T H W I"]) -> Float[Array, "B T H W O"]:
-        x = constrain(x.astype(self.dtype), "batch", None, "pixel_rows", None, None)
+        rows = "pixel_rows" if x.shape[2] % parts_of("pixel_rows") == 0 else None
+        x = constrain(x.astype(self.dtype), "batch", None, rows, None, None)
         start = not self.has_variable("cache", "frames")
         past = jnp.repeat(x[:, :1], 2, axis=1) if start else self.get_variable("cache", "frames")
         x = jnp.concatenate([past, x], axis=1)
         if self.is_mutable_collection("cache"):
             self.put_variable("cache", "frames", x[:, -2:])
-        on_cpu = jax.default_backend() == "cpu"
-        convolve = functools.partial(convolve_pairs, start=start) if on_cpu else convolve_clip
+
+        def convolve(x: Array, kernel: Array) -> Array:
+            def on_cpu(x: Array, kernel: Array) -> Array:
+                return convolve_pairs(x, kernel, start=start).astype(x.dtype)
+
+            return jax.lax.platform_dependent(x, kernel, cpu=on_cpu, default=convolve_clip)
+
         return Convolution(self.features, (3, 3, 3), self.dtype, name="conv")(x, convolve)

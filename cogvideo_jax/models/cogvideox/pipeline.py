@@ -24,6 +24,7 @@ MOST_STEPS = 1000
 class CogVideoXSampler(Sampler):
     """Opened weights of CogVideoX."""
 
+    lowers_anywhere = True
     takes = frozenset(
         {
             "frames",

@@ -32,6 +32,7 @@ from cogvideo_jax.nn.quantized import quantize, scale_sharding
 from cogvideo_jax.nn.t5 import T5Config, T5Encoder
 from cogvideo_jax.nn.t5_text import T5Text
 from cogvideo_jax.notation import PyTree
+from cogvideo_jax.runtime import mesh as meshes
 from cogvideo_jax.runtime.schemas import STRICT, Text, dataclass_schema, read_json, shown
 
 INDEX = "model_index.json"
@@ -101,7 +102,7 @@ class Snapshot:
 
     def __init__(self, folder: str | Path, *, dtype: Any = None, keep: bool = True, int8: bool = False):
         self.folder, self.keep = Path(folder), keep
-        platform = jax.default_backend()
+        platform = meshes.platform()
         self.dtype = jnp.dtype(dtype or (jnp.float32 if platform == "cpu" else jnp.bfloat16))
         self.task, self.schedule = read_task(self.folder), read_schedule(self.folder)
         self.text = read_text(self.folder)

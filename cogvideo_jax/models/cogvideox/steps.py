@@ -17,6 +17,7 @@ from cogvideo_jax.models.cogvideox import tiling
 from cogvideo_jax.models.cogvideox import vae as vaes
 from cogvideo_jax.models.cogvideox.clip import latents_of
 from cogvideo_jax.models.cogvideox.denoise import Asked, State, denoise, normal_of_step
+from cogvideo_jax.models.cogvideox.flops import text_flops, transformer_flops
 from cogvideo_jax.models.cogvideox.positions import rotations, sine_cosine_table, takes_stored_table
 from cogvideo_jax.models.cogvideox.snapshot import TEXT, TRANSFORMER, VAE
 from cogvideo_jax.models.cogvideox.transformer import Positions
@@ -93,7 +94,9 @@ class Chain:
             ids = jax.ShapeDtypeStruct((len(prompts), length), jnp.int32)
             return [Program(text_states.lower(self.weights.parts[TEXT].abstract, ids, model=model), 1)]
 
-        return self._step("text", TEXT, run, programs, rows=len(prompts), advice=self._advice("--batch 1"))
+        flops = len(prompts) * text_flops(model.config, length)
+        how = dict(rows=len(prompts), flops=flops, advice=self._advice("--batch 1"))
+        return self._step("text", TEXT, run, programs, **how)
 
     def picture(self) -> Step:
         """The first picture as latents, drawn from the autoencoder's distribution."""
@@ -148,12 +151,14 @@ class Chain:
             made = jax.eval_shape(self._zeros)
             state, asked = jax.eval_shape(lambda made: (self._first_state(made, table), self._asked(made)), made)
             numbers = jax.ShapeDtypeStruct((), jnp.int32)
-            arguments = on_device(table), jnp.asarray(scales, jnp.float32), jax.eval_shape(self.request.keys)
+            scales_ = jax.ShapeDtypeStruct(scales.shape, jnp.float32)
+            arguments = jax.eval_shape(lambda: on_device(table)), scales_, jax.eval_shape(self.request.keys)
             params = self.weights.parts[TRANSFORMER].abstract
             return [Program(denoise.lower(params, state, asked, *arguments, numbers, numbers, **how), steps)]
 
+        flops = steps * self._text_rows * transformer_flops(model.config, self.latents)
         limit = dict(rows=rows, limit=PASSES, advice=self._advice("--batch 1 or a smaller --size"))
-        return self._step("denoising", TRANSFORMER, run, programs, calls=steps, **limit)
+        return self._step("denoising", TRANSFORMER, run, programs, calls=steps, flops=flops, **limit)
 
     def pixels(self) -> Step:
         """Latents to frames; a video at a time, and in tiles, if that is what fits."""

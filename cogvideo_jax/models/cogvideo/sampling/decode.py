@@ -28,7 +28,7 @@ from cogvideo_jax.models.cogvideo.transformer.masks import smallest_lag
 from cogvideo_jax.models.cogvideo.transformer.transformer import Transformer, image_head, project
 from cogvideo_jax.nn.quantized import Matrix
 from cogvideo_jax.notation import Array, Bool, Float, Int, Key, PyTree
-from cogvideo_jax.runtime.mesh import constrain
+from cogvideo_jax.runtime.mesh import constrain, platform
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,7 +235,7 @@ def default_parallel_frames(config: TransformerConfig) -> int:
     """Frames decoded in parallel by default: as many as the windows allow on accelerators, which are bound by weight
     bandwidth; one on CPU, which is bound by arithmetic.
     """
-    return 1 if jax.default_backend() == "cpu" else most_parallel_frames(config)
+    return 1 if platform() == "cpu" else most_parallel_frames(config)
 
 
 def most_parallel_frames(config: TransformerConfig) -> int:

@@ -5,10 +5,9 @@ from typing import Any, NamedTuple
 
 from cogvideo_jax.bench.machine import Machine, profile
 from cogvideo_jax.chain import seconds_of
-from cogvideo_jax.interface import Request, Step, make_request
+from cogvideo_jax.interface import Request, make_request
 from cogvideo_jax.models.cogvideox.bench.sizes import RandomSnapshot, Size
-from cogvideo_jax.models.cogvideox.clip import latents_of
-from cogvideo_jax.models.cogvideox.flops import counted_flops, text_flops, transformer_flops
+from cogvideo_jax.models.cogvideox.flops import counted_flops
 from cogvideo_jax.models.cogvideox.pipeline import CogVideoXSampler
 from cogvideo_jax.runtime.memory import Phase, compile_all, require, working_bytes
 
@@ -75,7 +74,7 @@ def measure_step(
     require([Phase(what, memory.own, working, advice="use a smaller --size, --frames or --batch")])
     with profile(trace):
         seconds = sum(calls * seconds_of(program) for program, calls in compiled)
-    calls, work = sum(calls for _, calls in compiled), _flops(sampler, request, step, compiled)
+    calls, work = sum(calls for _, calls in compiled), step.flops or counted_flops(compiled)
     height, width = sampler.size(request)
     return Timing(
         what,
@@ -91,17 +90,6 @@ def measure_step(
         compile_seconds=compile_seconds,
         other=_beside(size, sampler, request, what) if beside else None,
     )
-
-
-def _flops(sampler: CogVideoXSampler, request: Request, step: Step, compiled: list) -> float:
-    """Useful operations of a step."""
-    config, rows = sampler.weights.transformer.config, 2 * len(request.prompts)
-    if step.name == "text":
-        return (1 + len(request.prompts)) * text_flops(sampler.weights.encoder.config, config.max_text_seq_length)
-    if step.name == "denoising":
-        latents = latents_of(config, sampler.frames(request), sampler.size(request))
-        return step.calls * rows * transformer_flops(config, latents)
-    return counted_flops(compiled)
 
 
 def _beside(size: Size, sampler: CogVideoXSampler, request: Request, what: str) -> float:

@@ -59,7 +59,7 @@ class RandomPart:
     """Random parameters in place of a file's; see `TorchPart`."""
 
     def __init__(self, init: Callable[[jax.Array], PyTree], storage: Storage):
-        boxed = jax.eval_shape(init, jax.random.key(0))
+        boxed = jax.eval_shape(lambda: init(jax.random.key(0)))  # nothing is compiled
         mesh = jax.sharding.get_mesh()
         where = {} if mesh.empty else flatten_dict(meshes.shardings(boxed, mesh), sep="/")
         found: dict[str, jax.ShapeDtypeStruct] = {}
@@ -92,9 +92,9 @@ def _random(key: Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 class RandomSnapshot(Snapshot):
     """Random weights in place of a folder."""
 
-    def __init__(self, size: Size, *, dtype: Any, keep: bool = True, platform: str | None = None):
+    def __init__(self, size: Size, *, dtype: Any, keep: bool = True):
         self.keep, self.dtype, self.task = keep, jnp.dtype(dtype), FROM_TEXT
-        kernel = kernel_for("auto", platform=platform or jax.default_backend(), dtype=self.dtype)
+        kernel = kernel_for("auto", platform=meshes.platform(), dtype=self.dtype)
         shift = 1.0 if size.transformer.use_rotary_positional_embeddings else 3.0
         self.schedule, self.text = Schedule(snr_shift=shift), NoText()
         self.transformer = Transformer(size.transformer, dtype=self.dtype, kernel=kernel)
