@@ -23,6 +23,9 @@ _CALLED = re.compile(r"(?:calls|to_apply|true_computation|false_computation)=%?(
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _COMPUTATION = re.compile(r"^(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _GROUPS = re.compile(r"replica_groups=(?:\{\{([\d,]+)\}|\[(\d+),(\d+)\])")
+_AXES = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+_AXIS = re.compile(r"'([^']+)'=(\d+)")
+_USED = re.compile(r"'([^']+)'(?::\(\d+\)(\d+))?")
 _ARRAY = re.compile(r"(\w+)\[([\d,]*)\]")
 
 
@@ -117,8 +120,7 @@ def _sent(kind: str, found: re.Match, line: str, *, scatters: bool) -> int:
     """Bytes that a device sends in the ring algorithms of chip networks."""
     arrays = _ARRAY.findall(found["shape"])
     total = sum(SIZES.get(kind, 0) * math.prod(map(int, filter(None, sides.split(",")))) for kind, sides in arrays)
-    groups = _GROUPS.search(line)
-    size = (groups[1].count(",") + 1 if groups[1] else int(groups[3])) if groups else 2
+    size = _group_size(line)
     if found["start"] and kind in ("all-gather", "collective-permute"):  # its shape lists the input before the output
         total = total * size / (size + 1) if kind == "all-gather" else total / 2
     whole = total * size if kind == "reduce-scatter" else total
@@ -126,3 +128,14 @@ def _sent(kind: str, found: re.Match, line: str, *, scatters: bool) -> int:
         return int(whole)
     rounds = 2 if kind == "all-reduce" and not scatters else 1
     return int(rounds * whole * (size - 1) / size)
+
+
+def _group_size(line: str) -> int:
+    """Devices that take part in one collective, listed or as axes of a mesh; 2 where nothing is said of them."""
+    axes, groups = _AXES.search(line), _GROUPS.search(line)
+    if axes:
+        sizes = {name: int(size) for name, size in _AXIS.findall(axes[1])}
+        return math.prod(int(part or sizes[name]) for name, part in _USED.findall(axes[2]))
+    if groups:
+        return groups[1].count(",") + 1 if groups[1] else int(groups[3])
+    return 2

@@ -84,3 +84,9 @@ def test_other_kinds_are_known(kind):
     line = f"  %x = f32[16]{{0}} {kind}(%y), channel_id=9, replica_groups={{{{0,1,2,3}}}}"
     sent = traffic(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}\n")[kind].bytes
     assert sent == {"reduce-scatter": 16 * 4 * 3, "all-to-all": 48, "collective-permute": 64}[kind]
+
+
+@pytest.mark.parametrize(("groups", "size"), [("'b'", 4), ("'a','b'", 8), ("'a','b':(2)2", 4)])
+def test_groups_are_read_from_axes_of_a_mesh(groups, size):
+    line = f"  %x = f32[16]{{0}} all-to-all(%y), channel_id=9, replica_groups=mesh['a'=2,'b'=4,'c'=3] {{{groups}}}"
+    assert traffic(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}\n")["all-to-all"].bytes == 64 * (size - 1) // size

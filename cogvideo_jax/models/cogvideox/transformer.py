@@ -234,7 +234,8 @@ class Attention(nn.Module):
 
         def turned(name: str) -> Float[Array, "B L A K"]:
             y = layer_norm(f"norm_{name}", QK_NORM_EPS, axis=None)(project(name))
-            return (y if turns is None else rotate(y, *turns)).astype(self.dtype)
+            y = (y if turns is None else rotate(y, *turns)).astype(self.dtype)
+            return constrain(y, "batch", "length", "heads", None)  # what devices exchange, in its smallest form
 
         context = attend_all(turned("q"), KeysValues(turned("k"), project("v")), kernel=self.kernel)
         context = constrain(context.reshape(x.shape), "batch", "length", "heads")
