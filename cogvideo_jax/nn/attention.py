@@ -48,6 +48,7 @@ FUSED = {
 }
 
 UNMASKED = {
+    Kernel.BLOCKED: lambda *grouped: blocked_attention(*(x[:, None] for x in grouped))[:, 0],
     Kernel.SPLASH: fused_attention.splash_unmasked,
     Kernel.INTERPRETED: functools.partial(fused_attention.splash_unmasked, interpret=True),
     Kernel.CUDNN: fused_attention.cudnn_unmasked,
@@ -144,13 +145,10 @@ def attend_all(
         constrain(jnp.pad(x, ((0, 0), (0, 0), (0, missing), (0, 0))), "batch", None, "attended_heads", None)
         for x in (query, *keys)
     )
-    if kernel in FUSED:
-        out = fused_attention.unmasked(query, key, value, implementation=UNMASKED[kernel])
-    elif kernel == Kernel.PLAIN:
+    if kernel == Kernel.PLAIN:
         out = _plain(query[:, None], KeysValues(key, value), jnp.zeros(key.shape[:2]), None, None)[:, 0]
     else:
-        grouped = (x[:, None] for x in (query, key, value))
-        out = blocked_attention(*grouped, jnp.zeros(key.shape[:2], jnp.float32), masks=None)[:, 0]
+        out = fused_attention.unmasked(query, key, value, implementation=UNMASKED[kernel])
     return constrain(out, "batch", None, "attended_heads", None)[:, :, :heads]
 
 

@@ -12,6 +12,7 @@ matrices.
 import dataclasses
 import functools
 import itertools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from cogvideo_jax.notation import Array, Bool, Float, Int, UInt32
 
 MASKED = -10_000.0  # masked scores, as in the 2022 code; finite, so that a row of pads stays finite
 BLOCK = 256  # queries
-UNMASKED_BLOCK = 384, 512  # queries and keys, where every query sees every key; fastest of 256 to 1,024 on a CPU
+UNMASKED_BLOCK = 8, 384, 512  # heads, queries, keys, where every query sees every key: the scores stay in caches
 ATTENDED = "attended"  # name of the output and of the sums, for nn.remat
 
 
@@ -63,16 +64,16 @@ def blocked_attention(
     query: Float[Array, "B g Q A K"],
     key: Float[Array, "B g M A K"],
     value: Float[Array, "B g M A K"],
-    bias: Float[Array, "B M"],
+    bias: Float[Array, "B M"] | None = None,
     *,
-    masks: Bool[np.ndarray, "kinds g Q M"] | None,
+    masks: Bool[np.ndarray, "kinds g Q M"] | None = None,
     kind: int | Int[Array, ""] = 0,
     drops: Drops | None = None,
 ) -> Float[Array, "B g Q A K"]:
     """Softmax attention of every group to its own keys.
 
     Args:
-      bias: added to the scores of a key in all rows.
+      bias: added to the scores of a key in all rows; only with masks.
       masks: one for every kind, True where a query sees a key; every query sees at least one. None: it sees all.
       kind: which of the masks holds; may be traced.
       drops: dropped probabilities, rows [B g A Q].
@@ -92,7 +93,7 @@ def _attend(plan, query, key, value, bias, kind, seed):
 def _forward(plan, query, key, value, bias, kind, seed):
     """Output [B g A Q K], and what the backward pass reads."""
     if plan.masks is None and not plan.rate:
-        out, log_sum = (checkpoint_name(x, ATTENDED) for x in _unmasked(query, key, value, bias))
+        out, log_sum = (checkpoint_name(x, ATTENDED) for x in _unmasked(query, key, value))
         return out, (query, key, value, bias, kind, seed, out, log_sum)
     outs, log_sums = [], []
     for queries, keys in plan.blocks:
@@ -109,28 +110,40 @@ def _forward(plan, query, key, value, bias, kind, seed):
     return out, (query, key, value, bias, kind, seed, out, log_sum)
 
 
-def _unmasked(query, key, value, bias):
+def _unmasked(query, key, value):
     """Output [B g A Q K] and logarithms of the sums [B g A Q 1], where every query sees every key."""
-    most_queries, most_keys = UNMASKED_BLOCK
-    parts = [(key[:, :, :, one], value[:, :, :, one], bias[:, one]) for one in _even_slices(key.shape[3], most_keys)]
-
-    def attended(block):
-        out, total, largest = 0.0, 0.0, jnp.full((*block.shape[:-1], 1), -jnp.inf)
-        for keys, values, added in parts:
-            scores = _product("bgaqk,bgamk->bgaqm", block, keys) + added[:, None, None, None]
-            before, largest = largest, jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
-            weights, kept = jnp.exp(scores - largest), jnp.exp(before - largest)
-            total = kept * total + weights.sum(axis=-1, keepdims=True)
-            out = kept * out + _product("bgaqm,bgamk->bgaqk", weights.astype(values.dtype), values)
-        return (out / total).astype(block.dtype), largest + jnp.log(total)
-
-    queries = query.shape[3]
+    most_heads, most_queries, most_keys = UNMASKED_BLOCK
+    *lead, queries, features = query.shape
     blocks = -(-queries // most_queries)
     size = -(-queries // blocks)
     padded = jnp.pad(query, ((0, 0),) * 3 + ((0, blocks * size - queries), (0, 0)))
-    split = padded.reshape(*query.shape[:3], blocks, size, -1)
-    found = jax.lax.map(attended, jnp.moveaxis(split, 3, 0))
-    return tuple(jnp.moveaxis(x, 0, 3).reshape(*padded.shape[:4], -1)[:, :, :, :queries] for x in found)
+    heads = next(heads for heads in range(most_heads, 0, -1) if math.prod(lead) % heads == 0)
+    split = padded.reshape(-1, heads, blocks, size, features).swapaxes(1, 2)
+    key, value = (x.reshape(-1, heads, *x.shape[3:]) for x in (key, value))
+
+    def of_heads(part):
+        queries, keys, values = part
+        parts = [(keys[:, one], values[:, one]) for one in _even_slices(keys.shape[1], most_keys)]
+        return jax.lax.map(functools.partial(_running_softmax, parts), queries)
+
+    found = jax.lax.map(of_heads, (split, key, value))
+    return tuple(x.swapaxes(1, 2).reshape(*padded.shape[:4], -1)[:, :, :, :queries] for x in found)
+
+
+def _running_softmax(parts, query):
+    """Output [h q K] and logarithms of the sums [h q 1] of a block of queries.
+
+    Args:
+      parts: blocks of keys and values [h m K].
+    """
+    out, total, largest = 0.0, 0.0, jnp.full((*query.shape[:-1], 1), -jnp.inf)
+    for keys, values in parts:
+        scores = _product("hqk,hmk->hqm", query, keys)
+        before, largest = largest, jnp.maximum(largest, scores.max(axis=-1, keepdims=True))
+        weights, kept = jnp.exp(scores - largest), jnp.exp(before - largest)
+        total = kept * total + weights.sum(axis=-1, keepdims=True)
+        out = kept * out + _product("hqm,hmk->hqk", weights.astype(values.dtype), values)
+    return (out / total).astype(query.dtype), largest + jnp.log(total)
 
 
 def _even_slices(total: int, most: int) -> list[slice]:
@@ -145,7 +158,7 @@ def _backward(plan, kept, d_out):
     mean = (d_out.astype(jnp.float32) * out).sum(axis=-1, keepdims=True)
     dtype, d_query = query.dtype, []
     d_key, d_value = (jnp.zeros(x.shape, jnp.float32) for x in (key, value))
-    d_bias = jnp.zeros(bias.shape, jnp.float32)
+    d_bias = None if bias is None else jnp.zeros(bias.shape, jnp.float32)
     for queries, keys in plan.blocks:
         d_block, values = d_out[:, :, :, queries], value[:, :, :, keys]
         scores = _scores(plan, query, key, bias, kind, queries, keys)
@@ -153,7 +166,8 @@ def _backward(plan, kept, d_out):
         d_weights = _drop(plan, _product("bgaqk,bgamk->bgaqm", d_block, values), seed, query, queries)
         dropped = _drop(plan, weights, seed, query, queries)
         d_scores = weights * (d_weights - mean[:, :, :, queries])
-        d_bias = d_bias.at[:, keys].add(d_scores.sum(axis=(1, 2, 3)))
+        if d_bias is not None:
+            d_bias = d_bias.at[:, keys].add(d_scores.sum(axis=(1, 2, 3)))
         d_scores, dropped = d_scores.astype(dtype), dropped.astype(dtype)
         d_value = d_value.at[:, :, :, keys].add(_product("bgaqm,bgaqk->bgamk", dropped, d_block))
         d_query.append(_product("bgaqm,bgamk->bgaqk", d_scores, key[:, :, :, keys]).astype(dtype))
@@ -167,7 +181,7 @@ _attend.defvjp(_forward, _backward)
 def _scores(plan, query, key, bias, kind, queries: slice, keys: slice) -> Float[Array, "B g A q m"]:
     """Float32 scores of a block."""
     scores = _product("bgaqk,bgamk->bgaqm", query[:, :, :, queries], key[:, :, :, keys])
-    scores += bias[:, None, None, None, keys]
+    scores = scores if bias is None else scores + bias[:, None, None, None, keys]
     visible = plan.visible(kind, queries, keys)
     return scores if visible is None else jnp.where(visible, scores, MASKED)
 

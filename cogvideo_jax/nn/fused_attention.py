@@ -60,7 +60,7 @@ def unmasked(
     """Softmax attention of every position to every other; each device computes its own rows and heads.
 
     Args:
-      implementation: `cudnn_unmasked` or `splash_unmasked`.
+      implementation: (query, key, value) -> output, on one device, such as `cudnn_unmasked`.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return implementation(query, key, value)
