@@ -13,8 +13,7 @@ if [[ ${1-} == --dry-run ]]; then
   shift
 fi
 out=${1:?"usage: launch/bench_gpu.sh [--dry-run] OUT [NAME ...]"}
-shift
-wanted=("$@")
+wanted=("${@:2}")
 
 full=(--size full --dtype bfloat16)
 measure() { # NAME ARGUMENTS OF cogvideo bench
@@ -38,3 +37,4 @@ measure superres superres --batch 1 4 12
 full=(--dtype bfloat16)
 for size in 2b 5b; do measure $size --family cogvideox diffusion --size $size; done
 for size in 2b 5b; do measure ${size}_clip --family cogvideox pipeline --size $size; done
+for size in 2b 5b; do measure ${size}_int8 --family cogvideox pipeline --size $size --int8 weights; done

@@ -9,7 +9,9 @@ import pytest
 from flax import linen as nn
 
 from cogvideo_jax.bench.machine import Machine
-from cogvideo_jax.models.cogvideox.bench import benchmarks, diffusion
+from cogvideo_jax.errors import UserError
+from cogvideo_jax.models.cogvideox.bench import benchmarks, beside_diffusers, diffusion
+from cogvideo_jax.models.cogvideox.bench.clip import measure_clip
 from cogvideo_jax.models.cogvideox.bench.sizes import MIDDLE, NARROW, SIZES, Size
 from cogvideo_jax.models.cogvideox.clip import latents_of
 from cogvideo_jax.models.cogvideox.flops import transformer_flops
@@ -55,3 +57,9 @@ def test_operations_are_those_that_the_compiler_counts():
 
 def test_the_sizes_of_the_command_are_those_that_can_be_made():
     assert set(benchmarks.SIZES) == set(SIZES)
+
+
+def test_what_is_measured_beside_diffusers_needs_it(monkeypatch):
+    monkeypatch.setattr(beside_diffusers, "LIBRARIES", ("torch", "no_such_library"))
+    with pytest.raises(UserError, match=r"no_such_library; install the extra with pip install .*parity"):
+        measure_clip(TINY, machine=MACHINE, steps=2, frames=9, pixels=None)

@@ -10,10 +10,12 @@ import pytest
 from cogvideo_jax import load
 from cogvideo_jax.cli.main import main
 from cogvideo_jax.models.cogvideox import vae as vaes
+from cogvideo_jax.models.cogvideox.bench.clip import measure_clip
 from cogvideo_jax.models.cogvideox.snapshot import TEXT, TRANSFORMER, VAE
 from cogvideo_jax.models.cogvideox.steps import LATENT_KEYS, OFS
 from cogvideo_jax.runtime.rng import stage_keys
 from tests.cogvideox.snapshots import write_snapshot
+from tests.cogvideox.test_bench import MACHINE, TINY
 from tests.cogvideox.test_transformer import positions_of
 
 torch = pytest.importorskip("torch")
@@ -131,6 +133,11 @@ def test_a_whole_pipeline_makes_the_same_frames(snapshots, name):
     )
     found = other(prompt_embeds=asked, negative_prompt_embeds=avoided, latents=noise, **how).frames
     assert np.abs(np.rint(found * 255) - ours).max() <= 1
+
+
+def test_a_clip_is_timed_from_start_to_file():
+    row = measure_clip(TINY, machine=MACHINE, steps=2, frames=9, pixels=(48, 64))
+    assert row.seconds > 1 and row.other > 1 and row.steps == 2
 
 
 def test_diffusers_loads_what_is_converted_back(snapshots, tmp_path):

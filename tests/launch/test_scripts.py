@@ -67,6 +67,6 @@ def test_a_crash_is_started_again_and_an_answer_is_not(tmp_path, codes, expected
 
 def test_the_bench_of_a_gpu_measures_what_is_named():
     everything, one = (dry_run("bench_gpu.sh", "figures", *names).splitlines() for names in ((), ("train2",)))
-    assert len(everything) == 13
+    assert len(everything) == 15
     assert one == [line for line in everything if line.startswith("train2: cogvideo bench train --stage stage2 ")]
     assert one[0].endswith("--size full --dtype bfloat16 --out figures/train2.json")

@@ -14,10 +14,13 @@ def open_folder(folder: Path, opening: Opening) -> Sampler:
     from cogvideo_jax.models.cogvideox.pipeline import CogVideoXSampler
     from cogvideo_jax.models.cogvideox.snapshot import Snapshot
 
+    return CogVideoXSampler(Snapshot(folder, dtype=opening.dtype, **_how(opening)))
+
+
+def _how(opening: Opening) -> dict[str, bool]:
     if opening.growing_cache or "cache" in opening.int8:
         raise UserError("CogVideoX keeps no cache of keys and values; leave out what is said of one")
-    how = dict(dtype=opening.dtype, keep=not opening.one_stage_at_a_time, int8="weights" in opening.int8)
-    return CogVideoXSampler(Snapshot(folder, **how))
+    return dict(keep=not opening.one_stage_at_a_time, int8="weights" in opening.int8)
 
 
 def check_folder(folder: Path) -> Iterator[str]:
@@ -32,8 +35,8 @@ def random_sampler(size: str, opening: Opening) -> Sampler:
     from cogvideo_jax.models.cogvideox.bench import sizes
     from cogvideo_jax.models.cogvideox.pipeline import CogVideoXSampler
 
-    how = dict(dtype=opening.dtype or "float32", keep=not opening.one_stage_at_a_time)
-    return CogVideoXSampler(sizes.RandomSnapshot(sizes.SIZES[size], **how))
+    random = sizes.RandomSnapshot(sizes.SIZES[size], dtype=opening.dtype or "float32", **_how(opening))
+    return CogVideoXSampler(random)
 
 
 FAMILY = Family(

@@ -112,9 +112,8 @@ class Snapshot:
         self.encoder = T5Encoder(read_encoder(self.folder), dtype=self.dtype)
         self._require_agreement()
         self.parts = {
-            TEXT: self._part(TEXT, lambda rng: self.encoder.init(rng, jnp.zeros((1, 2), jnp.int32)), int8),
-            TRANSFORMER: self._part(TRANSFORMER, self._init_transformer, int8),
-            VAE: self._part(VAE, self._init_vae, False),
+            name: self._part(name, init, storage_of(name, self.dtype, int8=int8))
+            for name, init in self._inits().items()
         }
         self._loaded: dict[tuple, PyTree] = {}
 
@@ -148,8 +147,12 @@ class Snapshot:
             name: leaf.shape for name, leaf in self.parts[TRANSFORMER].tensors.leaves.items() if len(leaf.shape) == 2
         }
 
-    def _part(self, name: str, init: Callable[[jax.Array], PyTree], int8: bool) -> TorchPart:
-        storage = Storage(self.dtype, _as_int8, _int8_sharding) if int8 else Storage(self.dtype)
+    def _inits(self) -> dict[str, Callable[[jax.Array], PyTree]]:
+        """Part -> what makes its parameters."""
+        text = lambda rng: self.encoder.init(rng, jnp.zeros((1, 2), jnp.int32))  # noqa: E731
+        return {TEXT: text, TRANSFORMER: self._init_transformer, VAE: self._init_vae}
+
+    def _part(self, name: str, init: Callable[[jax.Array], PyTree], storage: Storage) -> TorchPart:
         copies = ("encoder.embed_tokens.weight",)  # of the table that T5 shares with the decoder it once had
         tensors = Shards(self.folder / name)
         self._require_blocks(name, tensors)
@@ -259,6 +262,11 @@ def changed_by(changes: Sequence[tuple[LoraFile, float]], name: str, tensor: np.
         if change is not None:
             tensor = merged(tensor, change, scale=lora.scale * strength)
     return tensor
+
+
+def storage_of(part: str, dtype: Any, *, int8: bool) -> Storage:
+    """How a part is kept; the autoencoder is never int8."""
+    return Storage(dtype, _as_int8, _int8_sharding) if int8 and part != VAE else Storage(dtype)
 
 
 def _as_int8(path: str, leaf: jax.Array) -> dict[str, jax.Array]:

@@ -17,6 +17,13 @@ def _add_diffusion(parser: Any) -> None:
     parser.add_argument("--beside-diffusers", action="store_true", help="time the same in diffusers, in float32")
 
 
+def _add_clip(parser: Any) -> None:
+    parser.add_argument("--size", choices=SIZES, default="middle", help="of random weights")
+    parser.add_argument("--steps", type=int, default=10, help="of denoising")
+    parser.add_argument("--frames", type=int, help="of the clip; by default what the model is made for")
+    parser.add_argument("--pixels", metavar="HEIGHTxWIDTH", help="of the frames; by default the same")
+
+
 def _settings(options: Any) -> list[dict[str, Any]]:
     return [dict(what=what, batch=batch) for what in options.steps for batch in options.batch or (1,)]
 
@@ -30,4 +37,16 @@ def _measure(options: Any, **setting: Any) -> Measured:
     return Measured(row._asdict(), diffusion.cells(row))
 
 
-BENCHMARKS = {"diffusion": Benchmark("T5, the denoising and the autoencoder", _add_diffusion, _settings, _measure)}
+def _measure_clip(options: Any, **how: Any) -> Measured:
+    from cogvideo_jax.models.cogvideox.bench import clip, sizes
+
+    pixels = size_of(options.pixels, option="--pixels") if options.pixels else None
+    asked = dict(steps=options.steps, frames=options.frames, pixels=pixels)
+    row = clip.measure_clip(sizes.SIZES[options.size], **asked, **how)
+    return Measured(row._asdict(), clip.cells(row))
+
+
+BENCHMARKS = {
+    "diffusion": Benchmark("T5, the denoising and the autoencoder", _add_diffusion, _settings, _measure),
+    "clip": Benchmark("a whole clip beside diffusers", _add_clip, lambda options: [{}], _measure_clip),
+}

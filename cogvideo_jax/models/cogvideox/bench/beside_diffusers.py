@@ -24,9 +24,7 @@ def seconds_of_diffusers(
     Raises:
       UserError: the libraries are not installed.
     """
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f'--beside-diffusers needs {", ".join(missing)}; install them with pip install ".[parity]"')
+    require_libraries()
     import torch
 
     torch.set_num_threads(psutil.cpu_count(logical=True))
@@ -35,6 +33,13 @@ def seconds_of_diffusers(
     with torch.no_grad():
         run()
         return _best(run) * (steps if calls is None else calls)
+
+
+def require_libraries() -> None:
+    """Raises UserError if a library to compare with is not installed."""
+    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f'this is measured beside {", ".join(missing)}; install the extra with pip install ".[parity]"')
 
 
 def _best(run: Callable[[], Any]) -> float:

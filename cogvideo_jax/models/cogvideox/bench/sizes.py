@@ -14,7 +14,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from cogvideo_jax.convert.torch_part import Storage
 from cogvideo_jax.diffusion.schedules import Schedule
 from cogvideo_jax.models.cogvideox.config import FIVE_B, LATER, TWO_B, TransformerConfig
-from cogvideo_jax.models.cogvideox.snapshot import FROM_TEXT, TEXT, TRANSFORMER, VAE, Snapshot
+from cogvideo_jax.models.cogvideox.snapshot import FROM_TEXT, Snapshot, storage_of
 from cogvideo_jax.models.cogvideox.transformer import Transformer
 from cogvideo_jax.models.cogvideox.vae import Vae
 from cogvideo_jax.models.cogvideox.vae_config import VaeConfig
@@ -92,7 +92,7 @@ def _random(key: Array, leaf: jax.ShapeDtypeStruct) -> jax.Array:
 class RandomSnapshot(Snapshot):
     """Random weights in place of a folder."""
 
-    def __init__(self, size: Size, *, dtype: Any, keep: bool = True):
+    def __init__(self, size: Size, *, dtype: Any, keep: bool = True, int8: bool = False):
         self.keep, self.dtype, self.task = keep, jnp.dtype(dtype), FROM_TEXT
         kernel = kernel_for("auto", platform=meshes.platform(), dtype=self.dtype)
         shift = 1.0 if size.transformer.use_rotary_positional_embeddings else 3.0
@@ -100,12 +100,7 @@ class RandomSnapshot(Snapshot):
         self.transformer = Transformer(size.transformer, dtype=self.dtype, kernel=kernel)
         self.vae, self.encoder = Vae(size.vae, dtype=self.dtype), T5Encoder(size.text, dtype=self.dtype)
         self._loaded: dict[tuple, PyTree] = {}
-        inits = {
-            TEXT: lambda rng: self.encoder.init(rng, jnp.zeros((1, 2), jnp.int32)),
-            TRANSFORMER: self._init_transformer,
-            VAE: self._init_vae,
-        }
-        storage = Storage(self.dtype)
         self.parts = {
-            part: RandomPart(lambda rng, init=init: init(rng)["params"], storage) for part, init in inits.items()
+            part: RandomPart(lambda rng, init=init: init(rng)["params"], storage_of(part, self.dtype, int8=int8))
+            for part, init in self._inits().items()
         }
