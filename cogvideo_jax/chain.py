@@ -78,7 +78,7 @@ def shrunk(
     while True:
         steps = sampler.steps(request, rows)
         found = look(steps)
-        crowded = next((step for step, fits in zip(steps, fit(found)) if not fits and _may_shrink(step)), None)
+        crowded = next((step for step, good in zip(steps, fit(found)) if not good and _may_shrink(step)), None)
         if crowded is None:
             return found
         rows[crowded.limit] = crowded.rows // 2

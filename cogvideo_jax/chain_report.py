@@ -22,7 +22,7 @@ class StepReport(NamedTuple):
     Attributes:
       step: of the chain.
       programs: what the compiler says of each, and its calls.
-      resident: bytes of weights on a device, beside those that the programs take.
+      resident: bytes of weights that stay on a device, beside those that the programs take.
       flops: operations of a device in all calls.
       read: bytes that a device reads and writes in its memory in all calls.
     """

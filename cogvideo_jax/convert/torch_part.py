@@ -98,17 +98,20 @@ class TorchPart:
         return max(leaf.nbytes for leaf in self.tensors.leaves.values())
 
     def load(self, changed: Callable[[str, np.ndarray], np.ndarray] = lambda name, tensor: tensor) -> PyTree:
-        """The parameters, each read, changed, cast and sent to its devices before the next is read.
+        """The parameters, each read, changed, cast and sent to its devices; while one is read the last is transposed.
 
         Args:
           changed: (torch name, tensor) -> tensor, as for LoRA.
         """
         loaded: dict[str, jax.Array] = {}
+        latest: dict[str, jax.Array] = {}
         for path, leaf in self.leaves.items():
             name = torch_name(path)
             tensor = jax.device_put(changed(name, self.tensors.read(name)))
-            for own, x in self._kept(path, from_torch(path, tensor, leaf.shape)).items():
-                loaded[own] = jax.device_put(x, self._sharding(own, path))
+            jax.block_until_ready(latest)  # no more than one waits on its way
+            kept = self._kept(path, from_torch(path, tensor, leaf.shape)).items()
+            latest = {own: jax.device_put(x, self._sharding(own, path)) for own, x in kept}
+            loaded |= latest
         return unflatten_dict(loaded, sep="/")
 
     def _kept(self, path: str, leaf: jax.Array) -> dict[str, jax.Array]:

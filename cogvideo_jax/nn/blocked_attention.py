@@ -73,7 +73,7 @@ def blocked_attention(
     """Softmax attention of every group to its own keys.
 
     Args:
-      bias: added to the scores of a key in all rows; only with masks.
+      bias: added to the scores of a key in all rows.
       masks: one for every kind, True where a query sees a key; every query sees at least one. None: it sees all.
       kind: which of the masks holds; may be traced.
       drops: dropped probabilities, rows [B g A Q].
@@ -92,7 +92,7 @@ def _attend(plan, query, key, value, bias, kind, seed):
 
 def _forward(plan, query, key, value, bias, kind, seed):
     """Output [B g A Q K], and what the backward pass reads."""
-    if plan.masks is None and not plan.rate:
+    if plan.masks is None and bias is None and not plan.rate:
         out, log_sum = (checkpoint_name(x, ATTENDED) for x in _unmasked(query, key, value))
         return out, (query, key, value, bias, kind, seed, out, log_sum)
     outs, log_sums = [], []

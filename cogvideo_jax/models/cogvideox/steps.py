@@ -151,8 +151,8 @@ class Chain:
             made = jax.eval_shape(self._zeros)
             state, asked = jax.eval_shape(lambda made: (self._first_state(made, table), self._asked(made)), made)
             numbers = jax.ShapeDtypeStruct((), jnp.int32)
-            scales_ = jax.ShapeDtypeStruct(scales.shape, jnp.float32)
-            arguments = jax.eval_shape(lambda: on_device(table)), scales_, jax.eval_shape(self.request.keys)
+            guidance = jax.ShapeDtypeStruct(scales.shape, jnp.float32)
+            arguments = jax.eval_shape(lambda: on_device(table)), guidance, jax.eval_shape(self.request.keys)
             params = self.weights.parts[TRANSFORMER].abstract
             return [Program(denoise.lower(params, state, asked, *arguments, numbers, numbers, **how), steps)]
 
