@@ -4,7 +4,6 @@ Bytes and collectives are the compiler's; times are predictions from published f
 ran at its limit.
 """
 
-import math
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -94,7 +93,7 @@ def estimate_chain(sampler: Sampler, request: Request, *, chip: Chip, devices: i
 def _examined(step: Step, devices: int) -> StepReport:
     programs = [(examine(lowered), calls) for lowered, calls in step.programs()]
     memory = step.memory()
-    counted = sum(calls * one.flops for one, calls in programs)  # without kernels of our own
+    counted = sum(calls * one.flops for one, calls in programs)  # attention kernels count nothing
     read = sum(calls * max(one.accessed, memory.own) for one, calls in programs)
     return StepReport(step, programs, memory.resident - memory.own, max(counted, (step.flops or 0) / devices), read)
 
@@ -125,5 +124,5 @@ def describe(report: ChainReport) -> str:
 def _sent(report: ChainReport, kind: str) -> str:
     found = [(one.collectives.get(kind), calls) for step in report.steps for one, calls in step.programs]
     count = sum(calls * traffic.count for traffic, calls in found if traffic)
-    total = math.fsum(calls * traffic.bytes for traffic, calls in found if traffic)
-    return f"  {kind:20}{count:8} in all, a device sends {gib(int(total))}"
+    total = sum(calls * traffic.bytes for traffic, calls in found if traffic)
+    return f"  {kind:20}{count:8} in all, a device sends {gib(total)}"

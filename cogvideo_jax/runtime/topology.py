@@ -74,7 +74,7 @@ class Examined(NamedTuple):
       arguments, temporaries: bytes; None where it only said what all needs, because that is not there.
       needed: bytes.
       collectives: what the device sends; empty where it does not fit.
-      flops: operations, loops once and without those of kernels of our own.
+      flops: operations, loops once and without those of kernels that the compiler does not look into, such as splash.
       accessed: bytes read and written in the device's memory, loops once.
     """
 

@@ -63,7 +63,8 @@ def _seconds_of(command: list[str]) -> float:
     begun = time.perf_counter()
     done = subprocess.run(command, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{command[2]} ended with exit code {done.returncode}: {done.stderr.strip().splitlines()[-1:]}")
+        said = (done.stderr.strip().splitlines() or ["nothing was said"])[-1]
+        raise UserError(f"{command[2]} ended with exit code {done.returncode}: {said}")
     return time.perf_counter() - begun
 
 
